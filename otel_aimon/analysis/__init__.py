@@ -1,0 +1,1 @@
+"""What the observations say: windows and sketches over them."""

@@ -1,0 +1,345 @@
+"""The public API: instrument in code, and record inferences by hand."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from types import AsyncGeneratorType, GeneratorType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+
+from opentelemetry.context import attach, detach
+from opentelemetry.trace import SpanKind
+
+from otel_aimon import runtime
+from otel_aimon.core.call import observed, observed_async
+from otel_aimon.core.guard import swallow
+from otel_aimon.core.layers import Layer
+from otel_aimon.core.stream import (
+    observed_async_generator,
+    observed_async_generator_function,
+    observed_generator,
+    observed_generator_function,
+)
+from otel_aimon.entrypoints import FRAMEWORK_INSTRUMENTORS, AimonInstrumentor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Token
+
+    from opentelemetry.context import Context
+    from typing_extensions import Self
+
+    from otel_aimon.core.inference import Inference
+    from otel_aimon.core.stream import OnItem
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def instrument(
+    *,
+    tracer_provider: Any = None,
+    meter_provider: Any = None,
+    logger_provider: Any = None,
+    **settings: Any,
+) -> None:
+    """Instrument this process, as ``opentelemetry-instrument`` does.
+
+    Works before or after frameworks are imported, and before or after the SDK is configured.
+    Calling it again changes nothing.
+
+    Args:
+        tracer_provider: Where spans go; the global provider by default.
+        meter_provider: Where metrics go; the global provider by default.
+        logger_provider: Where events go; the global provider by default.
+        **settings: Any field of :class:`otel_aimon.Settings`. A wrong one is a warning.
+    """
+    AimonInstrumentor().instrument(
+        tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
+        logger_provider=logger_provider,
+        **settings,
+    )
+    if runtime.current() is not None:
+        for instrumentor in FRAMEWORK_INSTRUMENTORS.values():
+            instrumentor().instrument()
+
+
+def uninstrument() -> None:
+    """Put back every original attribute and end the pipeline, losing nothing that ended."""
+    for instrumentor in FRAMEWORK_INSTRUMENTORS.values():
+        instrumentor().uninstrument()
+    AimonInstrumentor().uninstrument()
+    runtime.stop()
+
+
+def force_flush() -> None:
+    """Hand every request that ended to the OpenTelemetry providers, now."""
+    running = runtime.current()
+    if running is not None:
+        running.force_flush()
+
+
+class inference:  # noqa: N801 - reads as a function: `with otel_aimon.inference("chat"):`
+    """Record one inference by hand.
+
+    As a context manager, sync or async::
+
+        with otel_aimon.inference("chat", model="my-model") as call:
+            for token in generate(prompt):
+                call.token()
+            call.usage(input_tokens=12, output_tokens=80)
+
+    or with an explicit start and end, on any threads::
+
+        call = otel_aimon.inference("classify", model="spam").start()
+        ...
+        call.end()
+
+    Inside another inference it becomes a stage of that one. In a process that is not instrumented
+    it does nothing. None of its methods raises.
+
+    Args:
+        operation: What the model does, such as ``chat``, ``embeddings``, ``classify``; from a
+            small set, as it becomes a metric attribute.
+        model: The model's name.
+        framework: What runs it.
+        provider: ``gen_ai.provider.name``, when it is not the framework.
+        batch_size: Items in the request.
+        device: Where the model runs.
+        client: True for a call to a remote model.
+    """
+
+    def __init__(
+        self,
+        operation: str,
+        model: str | None = None,
+        *,
+        framework: str = "manual",
+        provider: str | None = None,
+        batch_size: int | None = None,
+        device: str | None = None,
+        client: bool = False,
+    ) -> None:
+        self._operation = operation
+        self._model = model
+        self._framework = framework
+        self._provider = provider
+        self._batch_size = batch_size
+        self._device = device
+        self._client = client
+        self._inference: Inference | None = None
+        self._token: Token[Context] | None = None
+
+    def start(self) -> Self:
+        """Start the request now. It becomes current only inside a ``with`` block."""
+        try:
+            self._start()
+        except Exception as error:
+            swallow(error, "the start of an inference by hand")
+        return self
+
+    def _start(self) -> None:
+        running = runtime.current()
+        if running is None or self._inference is not None:
+            return
+        recorder = running.recorder
+        series = recorder.series(
+            self._framework,
+            recorder.operations.admit(self._operation),
+            self._model,
+            provider=self._provider,
+            kind=SpanKind.CLIENT if self._client else SpanKind.INTERNAL,
+        )
+        found = self._inference = recorder.start(series, Layer.REQUEST)
+        if found is not None:
+            found.batch_size = self._batch_size
+            found.device = self._device
+
+    def first_token(self) -> None:
+        """Note that the first output came out just now."""
+        if self._inference is not None and not self._inference.first_ns:
+            self._inference.chunk()
+
+    def token(self) -> None:
+        """Note that one output token came out just now; the first one is the first token.
+
+        The tokens are counted, unless :meth:`usage` says how many there were.
+        """
+        found = self._inference
+        if found is not None:
+            found.chunk()
+            found.steps = (found.steps or 0) + 1
+
+    def usage(
+        self,
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cached_tokens: int | None = None,
+    ) -> None:
+        """Set token counts; what is not given stays as it was."""
+        found = self._inference
+        if found is None:
+            return
+        if input_tokens is not None:
+            found.input_tokens = input_tokens
+        if output_tokens is not None:
+            found.output_tokens = output_tokens
+        if cached_tokens is not None:
+            found.cached_tokens = cached_tokens
+
+    def batch(self, size: int) -> None:
+        """Set how many items the request carries."""
+        if self._inference is not None:
+            self._inference.batch_size = size
+
+    def finish_reason(self, *reasons: str) -> None:
+        """Say why generation stopped, one reason per sequence."""
+        if self._inference is not None:
+            self._inference.finish_reasons = reasons
+
+    def error(self, error: BaseException | str) -> None:
+        """End the request as failed.
+
+        Args:
+            error: The exception, or a short name for the kind of failure.
+        """
+        if self._inference is None:
+            return
+        if isinstance(error, BaseException):
+            self._finish(error)
+        else:
+            self._settle()
+            self._inference.fail_as(str(error)[:128])
+
+    def cancel(self) -> None:
+        """End the request as cancelled: nobody wanted the rest."""
+        if self._inference is not None:
+            self._settle()
+            self._inference.cancel()
+
+    def end(self) -> None:
+        """End the request as completed. Only the first end counts."""
+        self._finish(None)
+
+    def _finish(self, error: BaseException | None) -> None:
+        found = self._inference
+        if found is None:
+            return
+        self._settle()
+        if error is None:
+            found.end()
+        else:
+            found.fail(error)
+
+    def _settle(self) -> None:
+        found = self._inference
+        if found is not None and found.output_tokens is None and not found.end_ns:
+            found.output_tokens = found.steps
+
+    def __enter__(self) -> Self:
+        self.start()
+        if self._inference is not None and self._inference.context is not None:
+            self._token = attach(self._inference.context)
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if self._token is not None:
+            detach(self._token)
+            self._token = None
+        self._finish(error)
+
+    def __del__(self) -> None:
+        found = getattr(self, "_inference", None)
+        if found is not None:
+            found.abandon()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.__exit__(kind, error, trace)
+
+
+@overload
+def monitor(function: F) -> F: ...
+@overload
+def monitor(
+    *,
+    operation: str | None = None,
+    model: str | None = None,
+    framework: str = "manual",
+    provider: str | None = None,
+    token_per_item: bool = False,
+) -> Callable[[F], F]: ...
+def monitor(
+    function: Any = None,
+    *,
+    operation: str | None = None,
+    model: str | None = None,
+    framework: str = "manual",
+    provider: str | None = None,
+    token_per_item: bool = False,
+) -> Any:
+    """Make every call of a function an inference.
+
+    For functions, coroutine functions, generator and asynchronous generator functions; a plain
+    function may also return a generator, whose iteration then belongs to the inference.
+
+    Args:
+        function: The function, when used without parentheses.
+        operation: What the model does; the function's name by default.
+        model: The model's name; the function's module by default.
+        framework: What runs it.
+        provider: ``gen_ai.provider.name``, when it is not the framework.
+        token_per_item: Each item of the generator is exactly one output token; otherwise items
+            are chunks, and tokens are not counted.
+    """
+    recorded = _Recorded(operation, model, framework, provider, token_per_item)
+    return recorded.wrap if function is None else recorded.wrap(function)
+
+
+class _Recorded(NamedTuple):
+    """What a decorated function records: the arguments of :func:`monitor`."""
+
+    operation: str | None
+    model: str | None
+    framework: str
+    provider: str | None
+    token_per_item: bool
+
+    def wrap(self, function: Any) -> Any:
+        on_item = _count_token if self.token_per_item else None
+        start = functools.partial(
+            self._start, self.operation or function.__name__, self.model or function.__module__
+        )
+        if inspect.isasyncgenfunction(function):
+            return observed_async_generator_function(function, start, on_item)
+        if inspect.isgeneratorfunction(function):
+            return observed_generator_function(function, start, on_item)
+        if inspect.iscoroutinefunction(function):
+            return observed_async(function, lambda _args, _kwargs: start())
+        return observed(function, lambda _args, _kwargs: start(), streamed=functools.partial(_go_on, on_item))
+
+    def _start(self, operation: str, model: str) -> Inference | None:
+        running = runtime.current()
+        if running is None:
+            return None
+        recorder = running.recorder
+        series = recorder.series(
+            self.framework, recorder.operations.admit(operation), model, provider=self.provider
+        )
+        return recorder.start(series, Layer.REQUEST)
+
+
+def _count_token(inference: Inference, _item: Any) -> None:
+    inference.steps = inference.output_tokens = (inference.output_tokens or 0) + 1
+
+
+def _go_on(on_item: OnItem | None, inference: Inference, result: Any) -> Any:
+    """The result with the inference going on in it, when it is a generator; else None."""
+    if isinstance(result, GeneratorType):
+        return observed_generator(result, inference, on_item)
+    if isinstance(result, AsyncGeneratorType):
+        return observed_async_generator(result, inference, on_item)
+    return None

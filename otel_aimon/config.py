@@ -1,0 +1,240 @@
+"""One frozen, typed ``Settings``: explicit arguments > declarative file > ``OTEL_AIMON_*`` > defaults.
+
+A wrong value or an unknown key never stops the service: one warning names it, where it came from,
+what is accepted, and what is used instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+logger = logging.getLogger("otel_aimon")
+
+ENV_PREFIX = "OTEL_AIMON_"
+FILE_SECTION = "aimon"
+"""Key of our section in a declarative file, under ``instrumentation/development: python:``."""
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+_FOREIGN_ENV = frozenset({"OTEL_AIMON_TEST_RERAISE"})
+
+
+@dataclass(frozen=True)
+class _Accepts:
+    """How a setting is read.
+
+    Attributes:
+        what: What is accepted, in words for the warning and the docs.
+        parse: Turns a raw value into the setting's; raises ValueError or TypeError when it cannot.
+        about: What the setting does, for the docs.
+    """
+
+    what: str
+    parse: Callable[[Any], Any]
+    about: str
+
+
+def _flag(raw: Any) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    text = str(raw).strip().lower()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError
+
+
+def _names(raw: Any) -> tuple[str, ...]:
+    if isinstance(raw, str):
+        raw = raw.split(",")
+    if not isinstance(raw, (list, tuple, set, frozenset)):
+        raise TypeError
+    if not all(isinstance(name, str) for name in raw):
+        raise TypeError
+    return tuple(name.strip() for name in raw if name.strip())
+
+
+def _between(low: float, high: float, kind: type[float]) -> Callable[[Any], Any]:
+    def parse(raw: Any) -> Any:
+        if isinstance(raw, bool):
+            raise TypeError
+        value = kind(raw)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return parse
+
+
+def _setting(default: Any, what: str, parse: Callable[[Any], Any], about: str) -> Any:
+    return field(default=default, metadata={"accepts": _Accepts(what, parse, about)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user can set. Each field is ``OTEL_AIMON_<NAME>`` in the environment.
+
+    Attributes:
+        enabled: False leaves the process untouched.
+        frameworks: Frameworks to instrument, by registry name; empty for all.
+        torch_roots: Classes whose instances are requests when called with gradients off, as
+            ``package.module.Class``, besides those on which the application calls ``eval()``.
+        stages: Nested layers become child spans and ``aimon.inference.stage.duration``.
+        max_models: Distinct model names before ``other``.
+        queue_size: Observations that may wait; beyond it a caller drains a batch itself.
+        interval: Seconds between two drains of the pipeline thread.
+        window: Seconds that ``aimon.inference.throughput`` and its like look back.
+    """
+
+    enabled: bool = _setting(True, "true or false", _flag, "`false` leaves the process untouched.")
+    frameworks: tuple[str, ...] = _setting(
+        (), "a list of framework names", _names, "Frameworks to instrument; empty for all."
+    )
+    torch_roots: tuple[str, ...] = _setting(
+        (),
+        "a list of classes such as package.module.Class",
+        _names,
+        "Torch module classes whose instances are requests, besides those on which `eval()` is called.",
+    )
+    stages: bool = _setting(
+        True,
+        "true or false",
+        _flag,
+        "Nested layers become child spans and `aimon.inference.stage.duration`.",
+    )
+    max_models: int = _setting(
+        100,
+        "a whole number from 1 to 10000",
+        _between(1, 10_000, int),
+        "Distinct model names before `other`.",
+    )
+    queue_size: int = _setting(
+        8192,
+        "a whole number from 64 to 1000000",
+        _between(64, 1_000_000, int),
+        "Observations that may wait; beyond it a caller drains a batch itself.",
+    )
+    interval: float = _setting(
+        0.25,
+        "seconds from 0.01 to 60",
+        _between(0.01, 60.0, float),
+        "Seconds between two drains of the pipeline thread.",
+    )
+    window: float = _setting(
+        60.0,
+        "seconds from 5 to 3600",
+        _between(5.0, 3600.0, float),
+        "Seconds that throughput, error ratio and latency quantiles look back.",
+    )
+
+    @classmethod
+    def resolve(
+        cls,
+        arguments: Mapping[str, Any] | None = None,
+        file: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Settings:
+        """Merge the sources, the first one that has an acceptable value wins.
+
+        Args:
+            arguments: What the program passed; a None value counts as not given.
+            file: The ``aimon`` section of the declarative file.
+            environ: Where ``OTEL_AIMON_*`` are read; the process's own by default.
+        """
+        environ = os.environ if environ is None else environ
+        from_env = {
+            key[len(ENV_PREFIX) :].lower(): value
+            for key, value in environ.items()
+            if key.startswith(ENV_PREFIX) and key not in _FOREIGN_ENV and value.strip()
+        }
+        given = {key: value for key, value in (arguments or {}).items() if value is not None}
+        sources: tuple[tuple[str, Mapping[str, Any]], ...] = (
+            ("the arguments of instrument()", given),
+            ("the declarative configuration file", file or {}),
+            ("the environment", from_env),
+        )
+        known = {spec.name: spec for spec in fields(cls)}
+        for source, values in sources:
+            for key in values:
+                if key not in known:
+                    _warn_unknown(_spelling(source, key), source, list(known))
+        return cls(**{name: _first_acceptable(name, spec, sources) for name, spec in known.items()})
+
+
+def _first_acceptable(name: str, spec: Any, sources: tuple[tuple[str, Mapping[str, Any]], ...]) -> Any:
+    accepts: _Accepts = spec.metadata["accepts"]
+    offered = [(source, values[name]) for source, values in sources if name in values]
+    refused: list[tuple[str, Any]] = []
+    value, used = spec.default, "the default"
+    for source, raw in offered:
+        try:
+            value, used = accepts.parse(raw), source
+            break
+        except (ValueError, TypeError, OverflowError):
+            refused.append((source, raw))
+    for source, raw in refused:
+        logger.warning(
+            "otel-aimon: %s=%.80r from %s is not accepted (%s); using %r from %s.",
+            _spelling(source, name),
+            raw,
+            source,
+            accepts.what,
+            value,
+            used,
+        )
+    return value
+
+
+def _spelling(source: str, name: str) -> str:
+    return ENV_PREFIX + name.upper() if source == "the environment" else name
+
+
+def _warn_unknown(name: str, source: str, known: list[str]) -> None:
+    spelled = [_spelling(source, key) for key in known]
+    close = difflib.get_close_matches(name, spelled, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    logger.warning(
+        "otel-aimon: unknown setting %.80s from %s is ignored; %saccepted are %s.",
+        name,
+        source,
+        hint,
+        ", ".join(spelled),
+    )
+
+
+def declarative_sections(environ: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """What ``OTEL_CONFIG_FILE`` says of Python instrumentations: name → options.
+
+    ``opentelemetry-instrument`` loads every installed instrumentor after the file was applied, so
+    ``enabled: false`` would be forgotten; reading the file again is how it is honoured.
+
+    Returns:
+        Empty when there is no file or it cannot be read; the SDK has said why by then.
+    """
+    path = (os.environ if environ is None else environ).get("OTEL_CONFIG_FILE")
+    if not path:
+        return {}
+    try:
+        from opentelemetry.configuration import load_config_file
+
+        loaded: Any = load_config_file(path)
+        instrumentation = getattr(loaded, "instrumentation_development", None)
+        python = getattr(instrumentation, "python", None) or {}
+        return {str(name): dict(options or {}) for name, options in python.items()}
+    except Exception as error:
+        logger.warning(
+            "otel-aimon: cannot read OTEL_CONFIG_FILE=%s (%s: %s); its settings are not used. "
+            "Check the file, and that the package opentelemetry-configuration is installed.",
+            path,
+            type(error).__name__,
+            str(error)[:200],
+        )
+        return {}

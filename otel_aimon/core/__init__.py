@@ -1,0 +1,1 @@
+"""The hot path: one :class:`~otel_aimon.core.inference.Inference` per request, one queue append."""

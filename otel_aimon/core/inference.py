@@ -1,0 +1,266 @@
+"""One inference: a request, or a stage of one, from its start to its end."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import Status, StatusCode
+
+from otel_aimon import semconv
+from otel_aimon.core.guard import swallow
+from otel_aimon.core.naming import error_type
+
+if TYPE_CHECKING:
+    import weakref
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
+
+    from otel_aimon.core.layers import Layer
+    from otel_aimon.core.recorder import Recorder
+    from otel_aimon.core.series import Series
+
+
+class Inference:
+    """What is known of one request while it runs, and the observation that remains of it.
+
+    Instrumentations write what the framework already knows into its attributes; nothing is
+    computed on the caller's thread. An attribute that stays ``None`` is unknown and is not exported.
+    The object is the observation too: after :meth:`end` it goes through the queue as it is.
+
+    Attributes:
+        series: Names and attribute sets of its framework, operation and model.
+        layer: Where it stands among the nested layers.
+        owner: The request that a stage belongs to; None for a request.
+        span: Its span, recording or not; None for a stage whose spans are switched off.
+        context: The OpenTelemetry context in which the span is current; None after the end.
+        start_ns: Start on the monotonic clock, in nanoseconds.
+        start_unix_ns: Start on the wall clock, in nanoseconds.
+        first_ns: First token or chunk on the monotonic clock; 0 while there is none.
+        last_ns: Latest token or chunk on the monotonic clock.
+        end_ns: End on the monotonic clock; 0 while it runs.
+        input_tokens: Tokens of the prompts, all sequences together.
+        output_tokens: Tokens generated, all sequences together.
+        cached_tokens: Prompt tokens taken from a cache.
+        steps: Tokens in the longest generated sequence: the decoding steps that passed.
+        decode_ns: Nanoseconds between first and last token, summed over the stages.
+        decode_steps: Tokens after the first, summed over the stages.
+        batch_size: Items in the request.
+        device: Where the model runs, such as ``cpu`` or ``cuda:0``.
+        finish_reasons: Why generation stopped, one per sequence.
+        queue_ns: Nanoseconds in the framework's own queue.
+        error_type: Class of the error, or ``cancelled``; None for success.
+        stages: Stages recorded so far.
+        deferred: The span is still to be ended, by the pipeline thread.
+        watch: Tells when the stream that carries the request is garbage.
+        foreign: Another instrumentation made its span, and its ``gen_ai.*`` metrics if any.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "batch_size",
+        "cached_tokens",
+        "context",
+        "decode_ns",
+        "decode_steps",
+        "deferred",
+        "device",
+        "end_ns",
+        "error_type",
+        "finish_reasons",
+        "first_ns",
+        "foreign",
+        "input_tokens",
+        "last_ns",
+        "layer",
+        "output_tokens",
+        "owner",
+        "queue_ns",
+        "recorder",
+        "series",
+        "span",
+        "stages",
+        "start_ns",
+        "start_unix_ns",
+        "steps",
+        "watch",
+    )
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        series: Series,
+        layer: Layer,
+        owner: Inference | None,
+        start_ns: int,
+        start_unix_ns: int,
+    ) -> None:
+        self.recorder = recorder
+        self.series = series
+        self.layer = layer
+        self.owner = owner
+        self.start_ns = start_ns
+        self.start_unix_ns = start_unix_ns
+        self.span: Span | None = None
+        self.context: Context | None = None
+        self.first_ns = 0
+        self.last_ns = 0
+        self.end_ns = 0
+        self.input_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        self.steps: int | None = None
+        self.decode_ns = 0
+        self.decode_steps = 0
+        self.batch_size: int | None = None
+        self.device: str | None = None
+        self.finish_reasons: tuple[str, ...] | None = None
+        self.queue_ns: int | None = None
+        self.error_type: str | None = None
+        self.stages = 0
+        self.deferred = False
+        self.foreign = False
+        self.watch: weakref.ref[Any] | None = None
+
+    def chunk(self) -> None:
+        """Note that output came out just now: a token, or a chunk of several."""
+        now = perf_counter_ns()
+        if not self.first_ns:
+            self.first_ns = now
+        self.last_ns = now
+
+    def end(self) -> None:
+        """End it. Only the first end counts, whichever thread it comes from."""
+        try:
+            if not self._claim_end():
+                return
+            self.finish_span()
+            self.recorder.submit(self)
+        except Exception as error:
+            swallow(error, "the end of an inference")
+
+    def fail(self, error: BaseException) -> None:
+        """End it as failed, or as cancelled when that is what ``error`` says."""
+        self.fail_as(error_type(error))
+
+    def fail_as(self, name: str) -> None:
+        """End it as failed with an ``error.type`` that the framework names."""
+        if not self.end_ns:
+            self.error_type = self.recorder.admit_error_type(name)
+        self.end()
+
+    def cancel(self) -> None:
+        """End it as cancelled: nobody wanted the rest."""
+        self.fail_as(semconv.ERROR_TYPE_CANCELLED)
+
+    def abandon(self) -> None:
+        """End it as cancelled from a finaliser.
+
+        A finaliser may run in the middle of anything, inside the SDK's locks too, so this takes
+        no lock and calls no SDK: the pipeline thread ends the span.
+        """
+        try:
+            if not self._claim_end():
+                return
+            self.error_type = semconv.ERROR_TYPE_CANCELLED
+            self.deferred = True
+            self.recorder.queue.append(self)
+        except Exception as error:
+            swallow(error, "the end of an abandoned inference")
+
+    def _claim_end(self) -> bool:
+        if self.owner is None:
+            # Atomic: of several threads that end a request one gets True. A request that was in
+            # flight when the process forked is the parent's: the child finds nothing to claim.
+            if self.series.active.pop(id(self), None) is None:
+                return False
+        elif self.end_ns:
+            return False
+        self.end_ns = perf_counter_ns()
+        if self.owner is not None:
+            self._hand_up(self.owner)
+        return True
+
+    def finish_span(self) -> None:
+        """Put what is known on the span and end it."""
+        self.deferred = False
+        self.context = None
+        self.watch = None
+        span = self.span
+        if span is None:
+            return
+        if span.is_recording():
+            span.set_attributes(self.span_attributes())
+            if self.error_type is not None and self.error_type != semconv.ERROR_TYPE_CANCELLED:
+                # The class only: messages of frameworks quote prompts and feature values.
+                span.set_status(Status(StatusCode.ERROR, self.error_type))
+        span.end(self.start_unix_ns + self.end_ns - self.start_ns)
+
+    def span_attributes(self) -> dict[str, Any]:
+        """The attributes that were not known at the start."""
+        attributes: dict[str, Any] = {}
+        if self.batch_size is not None:
+            attributes[semconv.AIMON_BATCH_SIZE] = self.batch_size
+        if self.device is not None:
+            attributes[semconv.AIMON_DEVICE] = self.device
+        if self.error_type is not None:
+            attributes[semconv.ERROR_TYPE] = self.error_type
+        if self.input_tokens is not None:
+            attributes[semconv.GEN_AI_USAGE_INPUT_TOKENS] = self.input_tokens
+        if self.output_tokens is not None:
+            attributes[semconv.GEN_AI_USAGE_OUTPUT_TOKENS] = self.output_tokens
+        if self.cached_tokens is not None:
+            attributes[semconv.GEN_AI_USAGE_CACHED_TOKENS] = self.cached_tokens
+        if self.finish_reasons is not None:
+            attributes[semconv.GEN_AI_RESPONSE_FINISH_REASONS] = self.finish_reasons
+        if self.first_ns:
+            attributes[semconv.AIMON_TIME_TO_FIRST_TOKEN] = (self.first_ns - self.start_ns) / 1e9
+        if self.queue_ns is not None:
+            attributes[semconv.AIMON_QUEUE_DURATION] = self.queue_ns / 1e9
+        return attributes
+
+    @property
+    def duration(self) -> float:
+        """Seconds from submission to completion."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds from submission to the first token; None when that was not seen."""
+        return (self.first_ns - self.start_ns) / 1e9 if self.first_ns else None
+
+    @property
+    def time_per_output_token(self) -> float | None:
+        """Mean seconds per token after the first: (last - first) / (tokens - 1).
+
+        As ``gen_ai.server.time_per_output_token`` defines it, per sequence: the sequences of a
+        batch advance together, so their tokens are steps, not a sum.
+        """
+        elapsed, steps = self._decoding()
+        return elapsed / steps / 1e9 if steps > 0 else None
+
+    def _decoding(self) -> tuple[int, int]:
+        steps = self.steps
+        if steps is None and (self.batch_size or 1) == 1:
+            steps = self.output_tokens
+        if self.decode_steps or steps is None or not self.first_ns:
+            return self.decode_ns, self.decode_steps
+        return self.last_ns - self.first_ns, steps - 1
+
+    def _hand_up(self, owner: Inference) -> None:
+        """Give the owner what only the stage could see: tokens and their times."""
+        if self.input_tokens is not None:
+            owner.input_tokens = (owner.input_tokens or 0) + self.input_tokens
+        if self.output_tokens is not None:
+            owner.output_tokens = (owner.output_tokens or 0) + self.output_tokens
+        if self.cached_tokens is not None:
+            owner.cached_tokens = (owner.cached_tokens or 0) + self.cached_tokens
+        if self.finish_reasons is not None:
+            owner.finish_reasons = (owner.finish_reasons or ()) + self.finish_reasons
+        if self.first_ns:
+            owner.first_ns = owner.first_ns or self.first_ns
+            owner.last_ns = self.last_ns
+            elapsed, steps = self._decoding()
+            owner.decode_ns += elapsed
+            owner.decode_steps += steps

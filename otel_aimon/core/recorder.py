@@ -1,0 +1,203 @@
+"""Starts inferences and takes them when they end. One per instrumented process."""
+
+from __future__ import annotations
+
+from collections import deque
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING
+
+from opentelemetry import context as context_api
+from opentelemetry.trace import SpanKind, set_span_in_context
+
+from otel_aimon import semconv
+from otel_aimon.core.inference import Inference
+from otel_aimon.core.layers import MAX_STAGES, STAGES_INSIDE, Layer
+from otel_aimon.core.naming import Capped, clean_model_name
+from otel_aimon.core.series import Series
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Tracer
+
+INFERENCE_KEY = context_api.create_key("otel-aimon-inference")
+"""Under this key the OpenTelemetry context carries the innermost running inference."""
+
+_SUPPRESSED = context_api._SUPPRESS_INSTRUMENTATION_KEY
+_MAX_ERROR_TYPES = 50
+_MAX_OPERATIONS = 50
+
+
+class Recorder:
+    """The hot path's only shared state.
+
+    Args:
+        tracer: Where spans come from; a no-op tracer is fine.
+        queue_size: Observations that may wait; beyond it a caller drains a batch itself.
+        max_models: Distinct model names before ``other``.
+        stage_spans: Whether nested layers get spans and durations of their own.
+    """
+
+    def __init__(self, tracer: Tracer, *, queue_size: int, max_models: int, stage_spans: bool) -> None:
+        self.tracer = tracer
+        self.queue: deque[Inference] = deque()
+        self.queue_size = queue_size
+        self.stage_spans = stage_spans
+        self.series_by_key: dict[tuple[str, str, str, str | None, str | None, SpanKind], Series] = {}
+        self.on_submit: Callable[[int], None] = _ignore
+        """Called with the queue's length after each append: it keeps the pipeline running."""
+        self.models = Capped(max_models, semconv.OTHER)
+        self.operations = Capped(_MAX_OPERATIONS, semconv.OTHER)
+        """Operation names that the user or another instrumentation makes up."""
+        self._error_types = Capped(_MAX_ERROR_TYPES, semconv.ERROR_TYPE_OTHER)
+
+    def series(
+        self,
+        framework: str,
+        operation: str,
+        model: str | None,
+        *,
+        gen_ai_operation: str | None = None,
+        provider: str | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+    ) -> Series:
+        """The series of a framework, operation and model, made when it is first asked for.
+
+        Args:
+            framework: Key in the registry, or ``manual``.
+            operation: What the model does; from a bounded set.
+            model: The framework's name for the model; None becomes ``unknown``.
+            gen_ai_operation: The operation in the gen_ai conventions' words, if that differs.
+            provider: ``gen_ai.provider.name`` when it is not the framework.
+            kind: INTERNAL, or CLIENT for a client of a remote model.
+        """
+        name = clean_model_name(model) if model else "unknown"
+        key = (framework, operation, name, gen_ai_operation, provider, kind)
+        found = self.series_by_key.get(key)
+        if found is None:
+            name = self.models.admit(name)
+            key = (framework, operation, name, gen_ai_operation, provider, kind)
+            made = Series(
+                framework, operation, name, gen_ai_operation=gen_ai_operation, provider=provider, kind=kind
+            )
+            found = self.series_by_key.setdefault(key, made)
+        return found
+
+    def start(self, series: Series, layer: Layer, current: Context | None = None) -> Inference | None:
+        """Start a request, or a stage of the request that runs in this context.
+
+        The caller enters ``inference.context`` while the model works, and leaves it again before
+        control returns to the user.
+
+        Args:
+            series: From :meth:`series`.
+            layer: The layer of the instrumented call.
+            current: The context to start in, when it is not the current one.
+
+        Returns:
+            None when the call is a part of the running request that is not recorded, or when
+            instrumentation is suppressed.
+        """
+        if current is None:
+            current = context_api.get_current()
+        running = running_in(current)
+        if running is not None:
+            return self._start_stage(series, layer, current, running)
+        if current.get(_SUPPRESSED):
+            return None
+        unix_ns = time_ns()
+        inference = Inference(self, series, layer, None, perf_counter_ns(), unix_ns)
+        span = self.tracer.start_span(
+            series.span_name, current, series.kind, series.start_attributes, None, unix_ns
+        )
+        inference.span = span
+        inference.context = context_api.set_value(
+            INFERENCE_KEY, inference, set_span_in_context(span, current)
+        )
+        series.in_process = True
+        series.active[id(inference)] = inference.start_ns
+        return inference
+
+    def _start_stage(
+        self, series: Series, layer: Layer, current: Context, running: Inference
+    ) -> Inference | None:
+        if layer not in STAGES_INSIDE[running.layer]:
+            return None
+        owner = running.owner or running
+        if owner.stages >= MAX_STAGES:
+            return None
+        owner.stages += 1
+        unix_ns = time_ns()
+        stage = Inference(self, series, layer, owner, perf_counter_ns(), unix_ns)
+        context = current
+        if self.stage_spans:
+            stage.span = self.tracer.start_span(
+                series.span_name, current, SpanKind.INTERNAL, series.start_attributes, None, unix_ns
+            )
+            context = set_span_in_context(stage.span, current)
+        stage.context = context_api.set_value(INFERENCE_KEY, stage, context)
+        return stage
+
+    def quiet_context(self) -> Context:
+        """The current context, with everything inside it silent: training, warm-up, compilation."""
+        return context_api.set_value(INFERENCE_KEY, _QUIET)
+
+    def submit(self, inference: Inference) -> None:
+        """Queue an ended inference."""
+        queue = self.queue
+        queue.append(inference)
+        self.on_submit(len(queue))
+
+    def admit_error_type(self, name: str) -> str:
+        """``name``, or ``_OTHER`` once there are too many distinct ones."""
+        return self._error_types.admit(name)
+
+    def close(self) -> None:
+        """Start nothing any more, also through wrapped functions that the user still holds."""
+        self.start = _start_nothing  # type: ignore[method-assign, assignment]
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's requests: it counts them itself."""
+        self.queue = deque()
+        self.models.after_fork_in_child()
+        self.operations.after_fork_in_child()
+        self._error_types.after_fork_in_child()
+        for series in list(self.series_by_key.values()):
+            series.active = {}
+
+
+def running_in(context: Context) -> Inference | None:
+    """The innermost inference that still runs in ``context``.
+
+    A task that outlives the request which started it carries an ended inference: it is outside.
+    """
+    found = context.get(INFERENCE_KEY)
+    while isinstance(found, Inference):
+        if not found.end_ns:
+            return found
+        found = found.owner
+    return None
+
+
+def _ignore(_length: int) -> None:
+    """Stands in until a pipeline is connected."""
+
+
+def _start_nothing(_series: Series, _layer: Layer, _current: Context | None = None) -> None:
+    return
+
+
+class _Quiet(Inference):
+    """A running inference that is none: nothing starts inside it."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.layer = Layer.QUIET
+        self.owner = None
+        self.end_ns = 0
+        self.stages = 0
+
+
+_QUIET = _Quiet()

@@ -1,0 +1,197 @@
+"""Generators: results that come piece by piece, while control goes back and forth with the user.
+
+The inference's context is entered for the time of each step and left before the step's item goes
+to the user, so that nothing of ours is current in the user's loop body, and no context token is
+held across a ``yield``.
+
+Generators stay generators: the wrapper is a generator itself and forwards ``send``, ``throw`` and
+``close``. Other stream objects are for :mod:`otel_aimon.core.stream_proxy`.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from opentelemetry.context import attach, detach
+
+from otel_aimon.core.guard import swallow
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator
+
+    from otel_aimon.core.inference import Inference
+
+    Start = Callable[[], Inference | None]
+    """Starts the inference at the first step; None lets the stream through unrecorded."""
+    OnItem = Callable[[Inference, Any], None]
+    """Reads an item that is about to go to the user. Must not keep, change or iterate it."""
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def observed_generator_function(original: F, start: Start, on_item: OnItem | None = None) -> F:
+    """Wrap a generator function so that each generator is an inference.
+
+    It starts with the first step: a generator that is never started is not a request. One that is
+    closed or dropped before its end is cancelled.
+
+    Args:
+        original: The user's generator function.
+        start: Starts the inference.
+        on_item: Reads each item.
+    """
+
+    @functools.wraps(original)
+    def generate(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        generator = original(*args, **kwargs)
+        inference = started(start)
+        if inference is None:
+            return (yield from generator)
+        context: Any = inference.context
+        step: Callable[[Any], Any] = generator.send
+        argument: Any = None
+        while True:
+            token = attach(context)
+            try:
+                item = step(argument)
+            except StopIteration as stop:
+                detach(token)
+                inference.end()
+                return stop.value
+            except BaseException as error:
+                detach(token)
+                inference.fail(error)
+                raise
+            detach(token)
+            inference.chunk()
+            if on_item is not None:
+                read_item(on_item, inference, item)
+            try:
+                argument = yield item
+                step = generator.send
+            except GeneratorExit:
+                token = attach(context)
+                try:
+                    generator.close()
+                finally:
+                    detach(token)
+                    inference.abandon()
+                raise
+            except BaseException as error:
+                argument = error
+                step = generator.throw
+
+    return generate  # type: ignore[return-value]
+
+
+def observed_async_generator_function(original: F, start: Start, on_item: OnItem | None = None) -> F:
+    """Wrap an asynchronous generator function. See :func:`observed_generator_function`."""
+
+    @functools.wraps(original)
+    async def generate(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        generator = original(*args, **kwargs)
+        inference = started(start)
+        # Without an inference the steps are forwarded all the same, in whatever context is current.
+        context: Any = None if inference is None else inference.context
+        step: Callable[[Any], Any] = generator.asend
+        argument: Any = None
+        while True:
+            token = None if context is None else attach(context)
+            try:
+                item = await step(argument)
+            except StopAsyncIteration:
+                if token is not None:
+                    detach(token)
+                if inference is not None:
+                    inference.end()
+                return
+            except BaseException as error:
+                if token is not None:
+                    detach(token)
+                if inference is not None:
+                    inference.fail(error)
+                raise
+            if token is not None:
+                detach(token)
+            if inference is not None:
+                inference.chunk()
+                if on_item is not None:
+                    read_item(on_item, inference, item)
+            try:
+                argument = yield item
+                step = generator.asend
+            except GeneratorExit:
+                try:
+                    await generator.aclose()
+                finally:
+                    if inference is not None:
+                        inference.abandon()
+                raise
+            except BaseException as error:
+                argument = error
+                step = generator.athrow
+
+    return generate  # type: ignore[return-value]
+
+
+def observed_generator(
+    generator: Generator[Any, Any, Any], inference: Inference, on_item: OnItem | None = None
+) -> Generator[Any, Any, Any]:
+    """Go on with an inference that is running already, while ``generator`` is iterated.
+
+    Args:
+        generator: What the call that started the inference returned.
+        inference: Cancelled when the result is dropped, also before its first step.
+        on_item: Reads each item.
+    """
+    result: Generator[Any, Any, Any] = observed_generator_function(
+        lambda: generator, lambda: inference, on_item
+    )()
+    _name_as(result, generator)
+    abandon_with(result, inference)
+    return result
+
+
+def observed_async_generator(
+    generator: AsyncGenerator[Any, Any], inference: Inference, on_item: OnItem | None = None
+) -> AsyncGenerator[Any, Any]:
+    """The asynchronous :func:`observed_generator`."""
+    result: AsyncGenerator[Any, Any] = observed_async_generator_function(
+        lambda: generator, lambda: inference, on_item
+    )()
+    _name_as(result, generator)
+    abandon_with(result, inference)
+    return result
+
+
+def _name_as(result: Any, generator: Any) -> None:
+    result.__name__ = generator.__name__
+    result.__qualname__ = generator.__qualname__
+
+
+def abandon_with(stream: Any, inference: Inference) -> None:
+    """End ``inference`` as cancelled when ``stream`` is garbage and it still runs.
+
+    A generator that was never started runs no ``finally`` when it is dropped; a weak reference is
+    told all the same.
+    """
+    inference.watch = weakref.ref(stream, lambda _: inference.abandon())
+
+
+def started(start: Start) -> Inference | None:
+    """Call ``start`` guarded."""
+    try:
+        return start()
+    except Exception as error:
+        swallow(error, "the start of a stream")
+        return None
+
+
+def read_item(on_item: OnItem, inference: Inference, item: Any) -> None:
+    """Call ``on_item`` guarded."""
+    try:
+        on_item(inference, item)
+    except Exception as error:
+        swallow(error, "an item of a stream")

@@ -1,0 +1,129 @@
+"""What OpenTelemetry loads: one instrumentor for the runtime, one per framework.
+
+Nothing escapes from here: an exception in one entry point would stop every later instrumentor,
+ours and others'.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
+
+from otel_aimon import runtime
+from otel_aimon.config import FILE_SECTION, declarative_sections
+from otel_aimon.core.guard import swallow
+from otel_aimon.instrumentation import loader
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_PROVIDERS = ("tracer_provider", "meter_provider", "logger_provider")
+
+
+class _Instrumentor(BaseInstrumentor):  # type: ignore[misc]
+    """What our instrumentors share: quiet repetition, no dependency check, no escape."""
+
+    entry_point: ClassVar[str] = ""
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """None: one framework that is missing must not disable the others."""
+        return ()
+
+    def instrument(self, **kwargs: Any) -> None:
+        """Instrument, unless that is done already: a declarative file and the loader both call."""
+        if self.is_instrumented_by_opentelemetry:
+            return
+        try:
+            if declarative_sections().get(self.entry_point, {}).get("enabled", True) is False:
+                return
+            super().instrument(**{**kwargs, "skip_dep_check": True})
+        except Exception as error:
+            swallow(error, f"the entry point {self.entry_point}")
+
+    def uninstrument(self, **kwargs: Any) -> None:
+        """Undo :meth:`instrument`; without it, do nothing."""
+        if not self.is_instrumented_by_opentelemetry:
+            return
+        try:
+            super().uninstrument(**kwargs)
+        except Exception as error:
+            swallow(error, f"the entry point {self.entry_point}")
+
+
+class AimonInstrumentor(_Instrumentor):
+    """The runtime, and the processor that takes in the spans of others."""
+
+    entry_point = FILE_SECTION
+
+    def _instrument(self, **kwargs: Any) -> None:
+        providers = {key: kwargs.pop(key, None) for key in _PROVIDERS}
+        running = runtime.start(kwargs, **providers)
+        if running is not None:
+            loader.warn_unknown(running.settings.frameworks)
+            running.want_processor()
+
+    def _uninstrument(self, **_kwargs: Any) -> None:
+        runtime.stop()
+
+
+class FrameworkInstrumentor(_Instrumentor):
+    """One framework."""
+
+    framework: ClassVar[str] = ""
+
+    def _instrument(self, **kwargs: Any) -> None:
+        providers = {key: kwargs.get(key) for key in _PROVIDERS}
+        running = runtime.start(**providers)
+        if running is not None:
+            loader.arm(self.framework, running)
+
+    def _uninstrument(self, **_kwargs: Any) -> None:
+        loader.disarm(self.framework)
+
+
+class TransformersInstrumentor(FrameworkInstrumentor):
+    """Transformers."""
+
+    entry_point = "aimon_transformers"
+    framework = "transformers"
+
+
+class SentenceTransformersInstrumentor(FrameworkInstrumentor):
+    """Sentence Transformers."""
+
+    entry_point = "aimon_sentence_transformers"
+    framework = "sentence_transformers"
+
+
+class TorchInstrumentor(FrameworkInstrumentor):
+    """PyTorch."""
+
+    entry_point = "aimon_torch"
+    framework = "torch"
+
+
+class OnnxruntimeInstrumentor(FrameworkInstrumentor):
+    """ONNX Runtime."""
+
+    entry_point = "aimon_onnxruntime"
+    framework = "onnxruntime"
+
+
+class SklearnInstrumentor(FrameworkInstrumentor):
+    """scikit-learn."""
+
+    entry_point = "aimon_sklearn"
+    framework = "sklearn"
+
+
+FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
+    cls.framework: cls
+    for cls in (
+        TransformersInstrumentor,
+        SentenceTransformersInstrumentor,
+        TorchInstrumentor,
+        OnnxruntimeInstrumentor,
+        SklearnInstrumentor,
+    )
+}

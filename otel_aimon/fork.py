@@ -1,0 +1,104 @@
+"""A forked child starts from zero: own locks, own queue, own counts, own flush at its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from otel_aimon import semconv
+from otel_aimon.core import guard
+from otel_aimon.core.guard import swallow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_aimon.runtime import Runtime
+
+_registered = False
+
+
+def register(current: Callable[[], Runtime | None]) -> None:
+    """Register the process's fork handlers, once.
+
+    Args:
+        current: Gives the runtime that is alive when the process forks.
+    """
+    global _registered
+    if _registered or not hasattr(os, "register_at_fork"):
+        return
+    _registered = True
+
+    def with_runtime(act: Callable[[Runtime], None]) -> Callable[[], None]:
+        def handler() -> None:
+            runtime = current()
+            if runtime is None:
+                return
+            try:
+                act(runtime)
+            except Exception as error:
+                swallow(error, "a fork handler")
+
+        return handler
+
+    os.register_at_fork(
+        before=with_runtime(lambda runtime: runtime.pipeline.before_fork()),
+        after_in_parent=with_runtime(lambda runtime: runtime.pipeline.after_fork_in_parent()),
+        after_in_child=with_runtime(_start_over),
+    )
+    wrapt.register_post_import_hook(
+        lambda module: _flush_at_exit_of_children(module, current), "multiprocessing.util"
+    )
+
+
+def _start_over(runtime: Runtime) -> None:
+    guard.after_fork_in_child()
+    runtime.recorder.after_fork_in_child()
+    runtime.pipeline.after_fork_in_child()
+    runtime.windows.after_fork_in_child()
+    runtime.processor.after_fork_in_child()
+    _forget_parents_points(runtime.meter_provider)
+
+
+def _forget_parents_points(meter_provider: Any) -> None:
+    """Drop what the SDK aggregated for our instruments before the fork.
+
+    The SDK keeps the parent's sums in the child, so that both would export them. It also keeps
+    locks that a collection of the parent may have held at that moment. Both live in private
+    attributes; an SDK that keeps them elsewhere is left as it is.
+    """
+    consumer = getattr(meter_provider, "_measurement_consumer", None)
+    storages = getattr(consumer, "_reader_storages", None)
+    if not isinstance(storages, dict):
+        return
+    consumer._lock = threading.Lock()  # type: ignore[union-attr]
+    for storage in storages.values():
+        matches = getattr(storage, "_instrument_view_instrument_matches", None)
+        if not isinstance(matches, dict):
+            continue
+        storage._lock = threading.RLock()
+        for instrument in list(matches):
+            scope = getattr(instrument, "instrumentation_scope", None)
+            if scope is not None and scope.name == semconv.SCOPE:
+                del matches[instrument]
+
+
+def _flush_at_exit_of_children(util: Any, current: Callable[[], Runtime | None]) -> None:
+    """Flush children of :mod:`multiprocessing`, which leave by ``os._exit`` and skip exit handlers."""
+
+    def in_child(_: object) -> None:
+        util.Finalize(None, _flush_everything, args=(current,), exitpriority=-100)
+
+    util.register_after_fork(sys.modules[__name__], in_child)
+
+
+def _flush_everything(current: Callable[[], Runtime | None]) -> None:
+    runtime = current()
+    if runtime is not None:
+        try:
+            runtime.force_flush(providers=True)
+        except Exception as error:
+            swallow(error, "the flush at the end of a child process")

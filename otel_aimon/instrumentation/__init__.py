@@ -1,0 +1,1 @@
+"""One file per framework, one row per framework in the registry."""

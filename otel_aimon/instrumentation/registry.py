@@ -1,0 +1,89 @@
+"""The frameworks that are instrumented: a table. A framework is one row here and one file beside it.
+
+The rows hold names only. A framework's own file is imported when the application imports the
+framework, and its hooks are installed then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """One row.
+
+    Attributes:
+        name: Value of ``aimon.framework``; ``aimon_<name>`` is the entry point.
+        title: The name that its users know.
+        distribution: What they install.
+        oldest: Oldest version that the tests run.
+        hooks: Modules of the framework, each with the function in
+            ``otel_aimon.instrumentation.<name>`` that hooks it once it is imported.
+        records: What becomes a request, in a line for the docs.
+        layer: Where its requests stand among nested layers, in a word for the docs.
+    """
+
+    name: str
+    title: str
+    distribution: str
+    oldest: str
+    hooks: tuple[tuple[str, str], ...]
+    records: str
+    layer: str
+
+
+FRAMEWORKS: tuple[Framework, ...] = (
+    Framework(
+        name="transformers",
+        title="Transformers",
+        distribution="transformers",
+        oldest="4.57",
+        hooks=(
+            ("transformers.pipelines.base", "hook_pipelines"),
+            ("transformers.pipelines.pt_utils", "hook_lazy_results"),
+            ("transformers.generation.utils", "hook_generate"),
+            ("transformers.generation.continuous_batching.continuous_api", "hook_continuous_batching"),
+        ),
+        records="every pipeline, `generate` in all its modes, continuous batching",
+        layer="pipeline, generate",
+    ),
+    Framework(
+        name="sentence_transformers",
+        title="Sentence Transformers",
+        distribution="sentence-transformers",
+        oldest="5.0",
+        hooks=(("sentence_transformers", "hook_encoders"),),
+        records="`encode` and its variants, `CrossEncoder.predict` and `rank`, `SparseEncoder`",
+        layer="pipeline",
+    ),
+    Framework(
+        name="torch",
+        title="PyTorch",
+        distribution="torch",
+        oldest="2.4",
+        hooks=(("torch.nn.modules.module", "hook_modules"),),
+        records="modules on which `eval()` is called, and compiled, scripted and exported modules, with gradients off",
+        layer="model",
+    ),
+    Framework(
+        name="onnxruntime",
+        title="ONNX Runtime",
+        distribution="onnxruntime",
+        oldest="1.18",
+        hooks=(("onnxruntime.capi.onnxruntime_inference_collection", "hook_sessions"),),
+        records="`run`, `run_async`, IO binding, OrtValues",
+        layer="model",
+    ),
+    Framework(
+        name="sklearn",
+        title="scikit-learn",
+        distribution="scikit-learn",
+        oldest="1.4",
+        hooks=(("sklearn.base", "hook_estimators"), ("sklearn.utils.parallel", "hook_workers")),
+        records="`predict` and its kin, `transform`, `score_samples` of every estimator and subclass; silent inside `fit`",
+        layer="model",
+    ),
+)
+
+BY_NAME: dict[str, Framework] = {framework.name: framework for framework in FRAMEWORKS}
