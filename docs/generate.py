@@ -1,0 +1,94 @@
+"""Writes the tables that come from the code: frameworks, settings, signals.
+
+    python docs/generate.py [--check]
+
+A table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``. With ``--check`` nothing is written,
+and the exit status is 1 when a page is not what the code says.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from otel_aimon import semconv
+from otel_aimon.config import ENV_PREFIX, Settings
+from otel_aimon.instrumentation.registry import FRAMEWORKS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def frameworks_table(prefix: str) -> str:
+    """The registry, with links to the pages."""
+    lines = ["| framework | what becomes a request | from version | entry point |", "|---|---|---|---|"]
+    lines += [
+        f"| [{each.title}]({prefix}frameworks/{each.name}.md) | {each.records} | {each.oldest} | `aimon_{each.name}` |"
+        for each in FRAMEWORKS
+    ]
+    return "\n".join(lines)
+
+
+def settings_table() -> str:
+    """Every setting."""
+    lines = ["| setting | in the environment | default | accepted | what it does |", "|---|---|---|---|---|"]
+    for spec in fields(Settings):
+        accepts = spec.metadata["accepts"]
+        default = "empty" if spec.default == () else str(spec.default).lower()
+        lines.append(
+            f"| `{spec.name}` | `{ENV_PREFIX}{spec.name.upper()}` | `{default}` | {accepts.what} | {accepts.about} |"
+        )
+    return "\n".join(lines)
+
+
+def metrics_table() -> str:
+    """Every metric."""
+    lines = ["| metric | instrument | unit | attributes | meaning |", "|---|---|---|---|---|"]
+    for metric in semconv.METRICS:
+        attributes = ", ".join(f"`{name}`" for name in metric.attributes) or "none"
+        kind = metric.kind.replace("_", " ")
+        lines.append(f"| `{metric.name}` | {kind} | `{metric.unit}` | {attributes} | {metric.description} |")
+    return "\n".join(lines)
+
+
+PAGES: dict[str, dict[str, str]] = {
+    "README.md": {"frameworks": frameworks_table("docs/")},
+    "docs/configuration.md": {"settings": settings_table()},
+    "docs/signals.md": {"metrics": metrics_table()},
+}
+
+
+def with_tables(page: str, tables: dict[str, str]) -> str:
+    """``page`` with each table put between its markers.
+
+    Raises:
+        ValueError: The page lacks a marker.
+    """
+    for name, table in tables.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if begin not in page or end not in page:
+            raise ValueError(f"the page has no place for {name}: it needs {begin} and {end}")
+        head, rest = page.split(begin, 1)
+        tail = rest.split(end, 1)[1]
+        page = f"{head}{begin}\n{table}\n{end}{tail}"
+    return page
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    stale = []
+    for name, tables in PAGES.items():
+        path = ROOT / name
+        page = path.read_text(encoding="utf-8")
+        fresh = with_tables(page, tables)
+        if fresh != page:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(fresh, encoding="utf-8")
+    for name in stale:
+        print(f"{name}: {'not what the code says; run `make docs`' if '--check' in sys.argv else 'written'}")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
