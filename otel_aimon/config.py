@@ -7,13 +7,15 @@ what is accepted, and what is used instead.
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 import os
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 logger = logging.getLogger("otel_aimon")
 
@@ -210,6 +212,18 @@ def _warn_unknown(name: str, source: str, known: list[str]) -> None:
     )
 
 
+def warn_unknown_options(entry_point: str, options: Iterable[str]) -> None:
+    """Warn of options that a framework's section in a declarative file does not have."""
+    for option in options:
+        logger.warning(
+            "otel-aimon: unknown option %.80s of %s in the declarative configuration file is ignored; "
+            "accepted is enabled. Settings go to the section %s.",
+            option,
+            entry_point,
+            FILE_SECTION,
+        )
+
+
 def declarative_sections(environ: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
     """What ``OTEL_CONFIG_FILE`` says of Python instrumentations: name → options.
 
@@ -222,6 +236,16 @@ def declarative_sections(environ: Mapping[str, str] | None = None) -> dict[str, 
     path = (os.environ if environ is None else environ).get("OTEL_CONFIG_FILE")
     if not path:
         return {}
+    try:
+        modified = Path(path).stat().st_mtime_ns
+    except OSError:
+        modified = 0
+    return _read_sections(path, modified)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_sections(path: str, _modified: int) -> dict[str, dict[str, Any]]:
+    """Read the file once for all entry points, and again when it has changed."""
     try:
         from opentelemetry.configuration import load_config_file
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
 from otel_aimon import runtime
-from otel_aimon.config import FILE_SECTION, declarative_sections
+from otel_aimon.config import FILE_SECTION, declarative_sections, warn_unknown_options
 from otel_aimon.core.guard import swallow
 from otel_aimon.instrumentation import loader
 
@@ -73,7 +73,8 @@ class FrameworkInstrumentor(_Instrumentor):
     framework: ClassVar[str] = ""
 
     def _instrument(self, **kwargs: Any) -> None:
-        providers = {key: kwargs.get(key) for key in _PROVIDERS}
+        providers = {key: kwargs.pop(key, None) for key in _PROVIDERS}
+        warn_unknown_options(self.entry_point, kwargs)
         running = runtime.start(**providers)
         if running is not None:
             loader.arm(self.framework, running)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _MOST_REMEMBERED = 8192
 """Bounds the memory for spans that were claimed or are nested and never end."""
 
+_LONGEST_TEXT = 256
+
 _OPENINFERENCE_KINDS = {"LLM": semconv.CHAT, "EMBEDDING": semconv.EMBEDDINGS, "RERANKER": "rerank"}
 _TRACELOOP_TYPES = {
     "chat": semconv.CHAT,
@@ -138,12 +140,13 @@ class InferenceSpanProcessor(SpanProcessor):
         if start is None or end is None:
             return
         recorder = self._recorder
+        provider = _first_text(attributes, _PROVIDER_KEYS)
         series = recorder.series(
-            _first_text(attributes, _FRAMEWORK_KEYS) or "manual",
+            recorder.providers.admit(_first_text(attributes, _FRAMEWORK_KEYS) or "manual"),
             recorder.operations.admit(operation.name),
             _first_text(attributes, _MODEL_KEYS),
             gen_ai_operation=operation.gen_ai,
-            provider=_first_text(attributes, _PROVIDER_KEYS),
+            provider=recorder.providers.admit(provider) if provider else None,
             kind=SpanKind.CLIENT if span.kind is SpanKind.CLIENT else SpanKind.INTERNAL,
         )
         observation = Inference(recorder, series, Layer.REQUEST, None, start, start)
@@ -234,7 +237,7 @@ def _first_text(attributes: Mapping[str, Any], keys: tuple[str, ...]) -> str | N
     for key in keys:
         value = attributes.get(key)
         if isinstance(value, str) and value:
-            return value
+            return value[-_LONGEST_TEXT:]
     return None
 
 

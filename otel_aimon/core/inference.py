@@ -135,8 +135,10 @@ class Inference:
         try:
             if not self._claim_end():
                 return
-            self.finish_span()
-            self.recorder.submit(self)
+            try:
+                self.finish_span()
+            finally:
+                self.recorder.submit(self)
         except Exception as error:
             swallow(error, "the end of an inference")
 

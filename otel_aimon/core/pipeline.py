@@ -62,6 +62,10 @@ class Pipeline:
         self._held_for_fork = False
 
     def _on_submit(self, length: int) -> None:
+        if self._stopped:
+            # A request that was in flight when the pipeline stopped.
+            self.drain()
+            return
         if self._thread is None:
             self.start_thread()
         if length >= self._half_full:

@@ -27,6 +27,7 @@ INFERENCE_KEY = context_api.create_key("otel-aimon-inference")
 _SUPPRESSED = context_api._SUPPRESS_INSTRUMENTATION_KEY
 _MAX_ERROR_TYPES = 50
 _MAX_OPERATIONS = 50
+_MAX_PROVIDERS = 50
 
 
 class Recorder:
@@ -50,6 +51,8 @@ class Recorder:
         self.models = Capped(max_models, semconv.OTHER)
         self.operations = Capped(_MAX_OPERATIONS, semconv.OTHER)
         """Operation names that the user or another instrumentation makes up."""
+        self.providers = Capped(_MAX_PROVIDERS, semconv.OTHER)
+        """Provider and framework names that another instrumentation makes up."""
         self._error_types = Capped(_MAX_ERROR_TYPES, semconv.ERROR_TYPE_OTHER)
 
     def series(
@@ -162,6 +165,7 @@ class Recorder:
         self.queue = deque()
         self.models.after_fork_in_child()
         self.operations.after_fork_in_child()
+        self.providers.after_fork_in_child()
         self._error_types.after_fork_in_child()
         for series in list(self.series_by_key.values()):
             series.active = {}
