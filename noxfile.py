@@ -6,6 +6,7 @@ import os
 
 import nox
 
+nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["frameworks"]
