@@ -75,6 +75,7 @@ class Runtime:
         # Registered first: its callback drains the queue, so that a collection counts every
         # request that ended before it.
         observe(meter, semconv.INFERENCE_ACTIVE, self._observe_active)
+        observe(meter, semconv.INFERENCE_QUEUE_SIZE, self._observe_queues)
         self.windows.register(meter)
         selfmon.register(meter, self.recorder, self.pipeline)
 
@@ -103,6 +104,9 @@ class Runtime:
             for series in list(self.recorder.series_by_key.values())
             if series.in_process
         ]
+
+    def _observe_queues(self, _options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(waiting, series.attributes) for series, waiting in self.recorder.queue_sizes()]
 
     def force_flush(self, *, providers: bool = False) -> None:
         """Hand everything that ended to the providers.

@@ -9,6 +9,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from otel_aimon import semconv
 from otel_aimon.core.guard import swallow
+from otel_aimon.core.layers import Layer
 from otel_aimon.core.naming import error_type
 
 if TYPE_CHECKING:
@@ -17,9 +18,14 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from otel_aimon.core.layers import Layer
     from otel_aimon.core.recorder import Recorder
     from otel_aimon.core.series import Series
+
+_SUMMED = ("input_tokens", "output_tokens", "finish_reasons")
+"""What a request has from its stages, summed over all its generations."""
+
+_MOST_FINISH_REASONS = 128
+"""Sequences whose reasons a span bears; a request over a whole dataset has none."""
 
 
 class Inference:
@@ -54,6 +60,8 @@ class Inference:
         stages: Stages recorded so far.
         deferred: The span is still to be ended, by the pipeline thread.
         watch: Tells when the stream that carries the request is garbage.
+        recorded: A stage that has a span and a duration of its own.
+        unknown: Sums that a stage could not contribute to, so that they stay unknown.
         foreign: Another instrumentation made its span, and its ``gen_ai.*`` metrics if any.
     """
 
@@ -77,6 +85,7 @@ class Inference:
         "output_tokens",
         "owner",
         "queue_ns",
+        "recorded",
         "recorder",
         "series",
         "span",
@@ -84,6 +93,7 @@ class Inference:
         "start_ns",
         "start_unix_ns",
         "steps",
+        "unknown",
         "watch",
     )
 
@@ -122,6 +132,8 @@ class Inference:
         self.deferred = False
         self.foreign = False
         self.watch: weakref.ref[Any] | None = None
+        self.recorded = False
+        self.unknown: frozenset[str] = frozenset()
 
     def chunk(self) -> None:
         """Note that output came out just now: a token, or a chunk of several."""
@@ -252,17 +264,29 @@ class Inference:
 
     def _hand_up(self, owner: Inference) -> None:
         """Give the owner what only the stage could see: tokens and their times."""
-        if self.input_tokens is not None:
-            owner.input_tokens = (owner.input_tokens or 0) + self.input_tokens
-        if self.output_tokens is not None:
-            owner.output_tokens = (owner.output_tokens or 0) + self.output_tokens
         if self.cached_tokens is not None:
             owner.cached_tokens = (owner.cached_tokens or 0) + self.cached_tokens
-        if self.finish_reasons is not None:
-            owner.finish_reasons = (owner.finish_reasons or ()) + self.finish_reasons
+        for name in _SUMMED:
+            value = getattr(self, name)
+            if value is not None and name not in owner.unknown:
+                owner._add(name, value)
+            elif value is None and self.layer is Layer.GENERATE:
+                # A sum without this generation's part would be too small: better none.
+                owner._forget(name)
         if self.first_ns:
             owner.first_ns = owner.first_ns or self.first_ns
             owner.last_ns = self.last_ns
             elapsed, steps = self._decoding()
             owner.decode_ns += elapsed
             owner.decode_steps += steps
+
+    def _add(self, name: str, value: Any) -> None:
+        sum_ = value if (known := getattr(self, name)) is None else known + value
+        if isinstance(sum_, tuple) and len(sum_) > _MOST_FINISH_REASONS:
+            self._forget(name)
+        else:
+            setattr(self, name, sum_)
+
+    def _forget(self, name: str) -> None:
+        self.unknown |= {name}
+        setattr(self, name, None)

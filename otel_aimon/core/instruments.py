@@ -76,7 +76,7 @@ class InferenceInstruments:
         """
         context = _exemplar_context(inference)
         if inference.owner is not None:
-            if inference.recorder.stage_spans:
+            if inference.recorded:
                 attributes = inference.series.with_error(inference.error_type)
                 self._stage_duration(inference.duration, attributes, context)
             return

@@ -54,6 +54,7 @@ class Recorder:
         self.providers = Capped(_MAX_PROVIDERS, semconv.OTHER)
         """Provider and framework names that another instrumentation makes up."""
         self._error_types = Capped(_MAX_ERROR_TYPES, semconv.ERROR_TYPE_OTHER)
+        self._waiting: list[tuple[Series, Callable[[], int | None]]] = []
 
     def series(
         self,
@@ -128,19 +129,44 @@ class Recorder:
         if layer not in STAGES_INSIDE[running.layer]:
             return None
         owner = running.owner or running
-        if owner.stages >= MAX_STAGES:
+        recorded = owner.stages < MAX_STAGES
+        if not recorded and layer is not Layer.GENERATE:
             return None
         owner.stages += 1
         unix_ns = time_ns()
         stage = Inference(self, series, layer, owner, perf_counter_ns(), unix_ns)
+        # A generation past the cap has no span, but its tokens belong to the request all the same.
+        stage.recorded = recorded and self.stage_spans
         context = current
-        if self.stage_spans:
+        if stage.recorded:
             stage.span = self.tracer.start_span(
                 series.span_name, current, SpanKind.INTERNAL, series.start_attributes, None, unix_ns
             )
             context = set_span_in_context(stage.span, current)
         stage.context = context_api.set_value(INFERENCE_KEY, stage, context)
         return stage
+
+    def watch_queue(self, series: Series, size: Callable[[], int | None]) -> None:
+        """Observe a queue in which a framework keeps requests until it has room for them.
+
+        Args:
+            series: Whose requests wait there.
+            size: Returns how many wait, within microseconds and without a lock; None once the
+                queue is gone.
+        """
+        self._waiting.append((series, size))
+
+    def queue_sizes(self) -> list[tuple[Series, int]]:
+        """Requests that wait in the frameworks' own queues, one entry per series."""
+        sizes: dict[Series, int] = {}
+        for watched in list(self._waiting):
+            series, size = watched
+            waiting = size()
+            if waiting is None:
+                self._waiting.remove(watched)
+            else:
+                sizes[series] = sizes.get(series, 0) + waiting
+        return list(sizes.items())
 
     def quiet_context(self) -> Context:
         """The current context, with everything inside it silent: training, warm-up, compilation."""
@@ -167,6 +193,7 @@ class Recorder:
         self.operations.after_fork_in_child()
         self.providers.after_fork_in_child()
         self._error_types.after_fork_in_child()
+        self._waiting = []
         for series in list(self.series_by_key.values()):
             series.active = {}
 
