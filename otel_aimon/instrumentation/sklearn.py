@@ -1,0 +1,341 @@
+"""scikit-learn: the outermost ``predict``, ``transform`` or kin of an estimator is one request.
+
+scikit-learn has no single door through which calls pass: every class defines its own methods. So the
+methods are replaced on each class whose body defines them, when the class is made, and on the classes
+that exist already. Training and grading (``fit``, ``score`` and kin) are silent, and so is what
+scikit-learn runs in its own worker threads, where the request's context is out of sight.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from otel_aimon.core.call import observed, quiet
+from otel_aimon.core.guard import swallow
+from otel_aimon.core.layers import Layer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from otel_aimon.core.call import Begin
+    from otel_aimon.core.inference import Inference
+    from otel_aimon.core.recorder import Recorder
+    from otel_aimon.instrumentation.hooks import Hooks
+
+REQUESTS = (
+    "predict",
+    "predict_proba",
+    "predict_log_proba",
+    "decision_function",
+    "transform",
+    "inverse_transform",
+    "score_samples",
+    "kneighbors",
+    "radius_neighbors",
+)
+"""Methods that serve: each is an operation of its own."""
+
+SILENT = ("fit", "partial_fit", "fit_transform", "fit_predict", "score")
+"""Methods that train or grade: the predictions inside are nobody's requests."""
+
+_INNER = ("steps", "estimator", "base_estimator", "final_estimator", "regressor")
+"""Constructor parameters under which a meta-estimator keeps the estimator that decides."""
+
+_MANY_INNER = frozenset({"estimators", "transformers", "transformer_list", "func"})
+"""Constructor parameters that bring in code which may run anywhere."""
+
+_MAX_DEPTH = 4
+
+_ON_HOST = frozenset({"numpy", "scipy", "pandas", "polars"})
+_WITH_SHAPE = _ON_HOST | {"torch", "cupy", "jax", "jaxlib"}
+"""Packages whose containers tell their shape at no cost."""
+
+
+def hook_estimators(hooks: Hooks, module: Any) -> None:
+    """Hook ``sklearn.base``: the estimators that exist, and those still to be defined or loaded."""
+    base = module.BaseEstimator
+    classes = _Classes(base, hooks.recorder)
+    makers = _subclass_makers(base, module.TransformerMixin)
+    if not makers:
+        hooks.leave_out("BaseEstimator.__init_subclass__", "it is not there")
+    for owner in makers:
+        hooks.wrap(owner, "__init_subclass__", classes.after_definition(owner, makers))
+    hooks.wrap(base, "__setstate__", classes.after_loading)
+    hooks.on_restore(classes.restore)
+    for cls in _subclasses(base):
+        classes.cover(cls)
+
+
+def hook_workers(hooks: Hooks, module: Any) -> None:
+    """Hook ``sklearn.utils.parallel``: what its workers run belongs to a call that is known already."""
+    wrapper = getattr(module, "_FuncWrapper", None)
+    if wrapper is None:
+        hooks.leave_out("sklearn.utils.parallel._FuncWrapper", "it is not there")
+        return
+    hooks.wrap(wrapper, "__call__", lambda original: quiet(original, hooks.recorder))
+
+
+def _subclass_makers(*classes: Any) -> list[Any]:
+    """The classes behind ``classes`` that act when a subclass is defined."""
+    found = (each for cls in classes for each in cls.__mro__ if each is not object)
+    return [each for each in dict.fromkeys(found) if "__init_subclass__" in vars(each)]
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    """``base`` and all its subclasses, each once."""
+    found: set[type] = {base}
+    waiting: list[type] = [base]
+    while waiting:
+        cls = waiting.pop()
+        yield cls
+        new: set[type] = set(type.__subclasses__(cls)) - found
+        found |= new
+        waiting.extend(new)
+
+
+class _Classes:
+    """Replaces the methods of estimator classes, and puts them back.
+
+    It keeps no class alive: an application may define classes as it runs.
+    """
+
+    def __init__(self, base: type, recorder: Recorder) -> None:
+        kinds = _Kinds(base)
+        begins = {name: _begin(name, base, kinds, recorder) for name in REQUESTS}
+        self._wrappers: dict[str, Callable[[Any], Any]] = {
+            **{name: functools.partial(observed, begin=begin) for name, begin in begins.items()},
+            **{name: functools.partial(quiet, recorder=recorder) for name in SILENT},
+        }
+        self._ours: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._covered: weakref.WeakSet[type] = weakref.WeakSet()
+        self._finished: weakref.WeakSet[type] = weakref.WeakSet()
+
+    def after_definition(self, owner: Any, makers: list[Any]) -> Callable[[Any], Any]:
+        """Cover a class once the last ``__init_subclass__`` of scikit-learn is through with it.
+
+        ``set_output`` wraps ``transform`` there, and request metadata is read off the signatures: ours
+        must come after, around both.
+        """
+
+        def make(original: Any) -> Any:
+            @functools.wraps(original)
+            def init_subclass(cls: Any, *args: Any, **kwargs: Any) -> None:
+                original(cls, *args, **kwargs)
+                if next(each for each in cls.__mro__ if each in makers) is owner:
+                    self.cover(cls)
+
+            return init_subclass
+
+        return make
+
+    def after_loading(self, original: Any) -> Any:
+        """Cover the class of an estimator that was unpickled.
+
+        cloudpickle makes an empty class first and fills it later, after ``__init_subclass__``.
+        """
+
+        @functools.wraps(original)
+        def set_state(estimator: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(estimator, *args, **kwargs)
+            if type(estimator) not in self._finished:
+                self.cover(type(estimator))
+            return result
+
+        return set_state
+
+    def cover(self, cls: type) -> None:
+        """Replace the methods of ``cls`` and of its parents, mixins too, each in its own class."""
+        try:
+            for owner in cls.__mro__:
+                if owner not in self._finished:
+                    self._cover_body(owner)
+        except Exception as error:
+            swallow(error, "the instrumentation of an estimator class")
+
+    def _cover_body(self, owner: type) -> None:
+        own = _package(owner) == "sklearn"
+        if own:
+            self._finished.add(owner)
+        body = vars(owner)
+        for name, wrap in self._wrappers.items():
+            raw = body.get(name)
+            if raw is None:
+                continue
+            function = _function_of(raw)
+            if function is None:
+                continue
+            self._covered.add(owner)
+            if function in self._ours:
+                continue
+            wrapper = wrap(function)
+            if not own:
+                wrapper = _pickled_as_original(function, wrapper)
+            self._ours.add(wrapper)
+            _put(owner, name, raw, wrapper)
+
+    def restore(self) -> None:
+        """Put every original back where our wrapper still stands."""
+        for owner in list(self._covered):
+            for name in self._wrappers:
+                raw = vars(owner).get(name)
+                function = None if raw is None else _function_of(raw)
+                if function is not None and function in self._ours:
+                    _put(owner, name, raw, function.__wrapped__)
+
+
+def _function_of(raw: Any) -> Any:
+    """The plain function behind an attribute of a class; None for what is not to be touched.
+
+    A compiled function is left alone: scikit-learn reads request metadata off plain functions only,
+    so that a plain wrapper would change what it finds.
+    """
+    if _is_conditional(raw):
+        raw = getattr(raw, "fn", None)
+    return raw if type(raw) is FunctionType else None
+
+
+def _is_conditional(raw: Any) -> bool:
+    """Whether ``raw`` is what ``sklearn.utils.metaestimators.available_if`` makes of a method."""
+    return type(raw).__name__ == "_AvailableIfDescriptor"
+
+
+def _put(owner: type, name: str, raw: Any, function: Any) -> None:
+    if _is_conditional(raw):
+        raw.fn = function
+    else:
+        type.__setattr__(owner, name, function)
+
+
+def _pickled_as_original(original: Any, wrapper: Any) -> Any:
+    """A method that leaves no trace of us in a pickle.
+
+    cloudpickle, and with it joblib and MLflow, stores a class of ``__main__`` or of a notebook with the
+    bodies of its methods. The copy must hold no tracer, and load where otel-aimon is not installed.
+    """
+    recorded = _Recorded(original, wrapper)
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return recorded(*args, **kwargs)
+
+    return call
+
+
+class _Recorded:
+    """Calls the wrapper here; a copy elsewhere calls the original."""
+
+    __slots__ = ("_original", "_wrapper")
+
+    def __init__(self, original: Any, wrapper: Any) -> None:
+        self._original = original
+        self._wrapper = wrapper
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._wrapper(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return getattr, (self._original, "__call__")
+
+
+def _begin(operation: str, base: type, kinds: _Kinds, recorder: Recorder) -> Begin:
+    def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
+        if not args or not isinstance(args[0], base):
+            return None
+        model, on_host = kinds.describe(args[0])
+        inference = recorder.start(recorder.series("sklearn", operation, model), Layer.MODEL)
+        if inference is None:
+            return None
+        data = args[1] if len(args) > 1 else kwargs.get("X")
+        inference.batch_size = _rows(data)
+        if on_host and _is_on_host(data):
+            inference.device = "cpu"
+        return inference
+
+    return begin
+
+
+class _Kind(NamedTuple):
+    """What the class of an estimator tells: once for all its instances."""
+
+    name: str
+    inner: str | None
+    on_host: bool
+
+
+class _Kinds:
+    """Names estimators after their classes: ``SVC``, ``Pipeline(SVC)``, ``GridSearchCV(Pipeline(SVC))``."""
+
+    def __init__(self, base: type) -> None:
+        self._base = base
+        self._known: weakref.WeakKeyDictionary[type, _Kind] = weakref.WeakKeyDictionary()
+
+    def describe(self, estimator: Any) -> tuple[str, bool]:
+        """The model's name, and whether it is known to compute on the host."""
+        kind = self._of(type(estimator))
+        if kind.inner is None:
+            return kind.name, kind.on_host
+        names = [kind.name]
+        on_host = kind.on_host
+        while kind.inner is not None and len(names) < _MAX_DEPTH:
+            estimator = _inner(estimator, kind.inner)
+            if not isinstance(estimator, self._base):
+                on_host = on_host and (estimator is None or type(estimator) is str)
+                break
+            kind = self._of(type(estimator))
+            names.append(kind.name)
+            on_host = on_host and kind.on_host
+        return "(".join(names) + ")" * (len(names) - 1), on_host
+
+    def _of(self, cls: type) -> _Kind:
+        kind = self._known.get(cls)
+        if kind is None:
+            parameters = _constructor_parameters(cls)
+            kind = self._known[cls] = _Kind(
+                cls.__name__,
+                next((each for each in _INNER if each in parameters), None),
+                _package(cls) == "sklearn" and _MANY_INNER.isdisjoint(parameters),
+            )
+        return kind
+
+
+def _constructor_parameters(cls: Any) -> frozenset[str]:
+    try:
+        return frozenset(inspect.signature(cls.__init__).parameters)
+    except (TypeError, ValueError):
+        return frozenset()
+
+
+def _inner(estimator: Any, attribute: str) -> Any:
+    state = estimator.__dict__
+    if attribute == "steps":
+        steps = state.get("steps")
+        # Only a pipeline's own list of tuples: anything else is not ours to look into.
+        last = steps[-1] if type(steps) is list and steps else None
+        return last[-1] if type(last) is tuple and last else None
+    best = state.get("best_estimator_")
+    return state.get(attribute) if best is None else best
+
+
+def _package(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
+
+
+def _rows(data: Any) -> int | None:
+    """Items in the input, where that is known at no cost."""
+    cls = type(data)
+    if cls is list or cls is tuple:
+        return len(data)
+    if _package(cls) not in _WITH_SHAPE:
+        return None
+    shape = getattr(data, "shape", None)
+    rows = shape[0] if shape else None
+    return rows if type(rows) is int else None
+
+
+def _is_on_host(data: Any) -> bool:
+    cls = type(data)
+    return data is None or cls is list or cls is tuple or _package(cls) in _ON_HOST
