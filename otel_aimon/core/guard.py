@@ -8,6 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 logger = logging.getLogger("otel_aimon")
 
@@ -61,6 +68,15 @@ def swallow(error: BaseException, place: str) -> None:
             type(error).__name__,
             exc_info=error,
         )
+
+
+def guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """Call a function of ours so that its error stays here; None when it raised one."""
+    try:
+        return function(*args, **kwargs)
+    except Exception as error:
+        swallow(error, function.__qualname__)
+        return None
 
 
 def swallowed_count() -> int:

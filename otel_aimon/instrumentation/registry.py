@@ -43,6 +43,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
             ("transformers.pipelines.base", "hook_pipelines"),
             ("transformers.pipelines.pt_utils", "hook_lazy_results"),
             ("transformers.generation.utils", "hook_generate"),
+            ("transformers.models.whisper.generation_whisper", "hook_whisper"),
             ("transformers.generation.continuous_batching.continuous_api", "hook_continuous_batching"),
         ),
         records="every pipeline, `generate` in all its modes, continuous batching",
