@@ -192,9 +192,11 @@ def _kind(inputs: Any, operation: str, *, messages: bool) -> _Kind:
         nested = messages and type(first) in {list, tuple} and bool(first) and _is_message(first[0])
         # A tuple is one item to a pipeline, whatever its tokenizer makes of it.
         return _Kind(len(inputs) if cls is list or nested else None, chat=nested or _is_chat(first))
-    if cls is tuple or isinstance(inputs, list) or (cls is dict and operation in _SEVERAL_PROMPTS):
+    if cls is list:
+        return _Kind(0)
+    if isinstance(inputs, (list, tuple)) or (cls is dict and operation in _SEVERAL_PROMPTS):
         return _Kind(None)
-    return _Kind(0 if cls is list else 1)
+    return _Kind(1)
 
 
 def _is_message(item: Any) -> bool:
