@@ -33,19 +33,16 @@ def hook_lazy_results(hooks: Hooks, module: Any) -> None:
     hooks.wrap(module.PipelineIterator, "__next__", _observe_next)
 
 
-def follow(recorder: Recorder, series: Series, device: str | None, result: Any) -> None:
-    """Make a request of each iteration of ``result``, when it is lazy.
+def follow(recorder: Recorder, series: Series, device: str | None, iterator: Any) -> None:
+    """Make a request of each iteration, unless it belongs to a request already.
 
     Args:
         recorder: Takes the requests.
         series: Of the pipeline.
         device: Where the pipeline runs.
-        result: What the pipeline returned.
+        iterator: A ``PipelineIterator`` that the pipeline has made.
     """
-    from transformers.pipelines.pt_utils import PipelineIterator
-
-    if isinstance(result, PipelineIterator):
-        _iterations[result] = _Iteration(recorder, series, device)
+    _iterations[iterator] = _Iteration(recorder, series, device)
 
 
 class _Iteration:
@@ -97,7 +94,7 @@ class _Iteration:
 
 
 _iterations: weakref.WeakKeyDictionary[Any, _Iteration] = weakref.WeakKeyDictionary()
-"""Lazy results that pipelines returned. Iterators inside them are of the same class, and not here."""
+"""What pipelines have made. The iterators inside these are of the same class, and not here."""
 
 
 def _observe_iter(original: Any) -> Any:

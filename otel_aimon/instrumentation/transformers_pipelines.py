@@ -79,11 +79,12 @@ def hook_pipelines(hooks: Hooks, module: Any) -> None:
         return
     pipeline = module.Pipeline
     hooks.wrap(pipeline, "__call__", functools.partial(_observe_call, hooks.recorder, module), ("inputs",))
-    # What looked lazy and was not, such as a conversation in a generator, comes here at once.
+    observe_iterator = functools.partial(_observe_iterator, hooks.recorder, module)
+    observe_single = functools.partial(_observe_eager, hooks.recorder, module)
     for owner in (pipeline, module.ChunkPipeline):
-        hooks.wrap(
-            owner, "run_single", functools.partial(_observe_eager, hooks.recorder, module), ("inputs",)
-        )
+        hooks.wrap(owner, "get_iterator", observe_iterator, ("inputs",))
+        # What looked lazy and was not, such as a conversation in a generator, comes here at once.
+        hooks.wrap(owner, "run_single", observe_single, ("inputs",))
 
 
 # --- the call ----------------------------------------------------------------------------------
@@ -96,18 +97,29 @@ def _observe_call(recorder: Recorder, module: Any, original: Any) -> Any:
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not isinstance(_inputs(position, args, kwargs), lazy_inputs):
-            return eager(*args, **kwargs)
-        result = original(*args, **kwargs)
-        guarded(_follow, recorder, args[0], result)
-        return result
+        lazy = isinstance(_inputs(position, args, kwargs), lazy_inputs)
+        return original(*args, **kwargs) if lazy else eager(*args, **kwargs)
 
     return call
 
 
-def _follow(recorder: Recorder, pipeline: Any, result: Any) -> None:
-    series = _series(recorder, pipeline, _operation(pipeline), chat=False)
-    follow(recorder, series, device_name(pipeline), result)
+def _observe_iterator(recorder: Recorder, module: Any, original: Any) -> Any:
+    position = _input_position(original)
+
+    @functools.wraps(original)
+    def get_iterator(*args: Any, **kwargs: Any) -> Any:
+        iterator = original(*args, **kwargs)
+        guarded(_follow, recorder, module, args[0], _inputs(position, args, kwargs), iterator)
+        return iterator
+
+    return get_iterator
+
+
+def _follow(recorder: Recorder, module: Any, pipeline: Any, inputs: Any, iterator: Any) -> None:
+    operation = _operation(pipeline)
+    # A whole dataset of conversations comes as a list of them, and is worked off at once.
+    kind = _kind(inputs, operation, messages=hasattr(module, "is_valid_message"))
+    follow(recorder, _series(recorder, pipeline, operation, chat=kind.chat), device_name(pipeline), iterator)
 
 
 def _observe_eager(recorder: Recorder, module: Any, original: Any) -> Any:
