@@ -7,15 +7,20 @@ that results and exceptions pass through untouched.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from opentelemetry import context as context_api
 from opentelemetry.context import attach, detach
 
 from otel_aimon.core.guard import swallow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Token
+
+    from opentelemetry.context import Context
 
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.recorder import Recorder
@@ -86,7 +91,7 @@ def observed_async(original: F, begin: Begin, finish: Finish | None = None) -> F
         try:
             result = await original(*args, **kwargs)
         except BaseException as error:
-            detach(token)
+            leave(token, error)
             inference.fail(error)
             raise
         detach(token)
@@ -99,6 +104,22 @@ def observed_async(original: F, begin: Begin, finish: Finish | None = None) -> F
         return result
 
     return call  # type: ignore[return-value]
+
+
+def leave(token: Token[Context], error: BaseException | None) -> None:
+    """Leave a context after a step that may have been suspended.
+
+    Args:
+        token: From ``attach``.
+        error: What ended the step.
+    """
+    if not isinstance(error, GeneratorExit):
+        detach(token)
+        return
+    # A coroutine that is dropped half way is closed by whoever drops it, perhaps in a context of
+    # theirs, where the token is worth nothing and the public ``detach`` would log an error.
+    with contextlib.suppress(Exception):
+        context_api._RUNTIME_CONTEXT.detach(token)
 
 
 def quiet(original: F, recorder: Recorder) -> F:

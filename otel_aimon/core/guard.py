@@ -30,7 +30,8 @@ class _Swallowed:
     def __init__(self) -> None:
         self.count = 0
         self._places: set[str] = set()
-        self._lock = threading.Lock()
+        # A finaliser that fails may interrupt its own thread here.
+        self._lock = threading.RLock()
 
     def first_at(self, place: str) -> bool:
         with self._lock:
@@ -41,7 +42,7 @@ class _Swallowed:
             return True
 
     def after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.count = 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,6 @@ from otel_aimon.core.layers import Layer
 from otel_aimon.core.naming import error_type
 
 if TYPE_CHECKING:
-    import weakref
-
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
@@ -145,24 +144,37 @@ class Inference:
     def end(self) -> None:
         """End it. Only the first end counts, whichever thread it comes from."""
         try:
-            if not self._claim_end():
-                return
-            try:
-                self.finish_span()
-            finally:
-                self.recorder.submit(self)
+            self._end(None)
         except Exception as error:
             swallow(error, "the end of an inference")
 
     def fail(self, error: BaseException) -> None:
         """End it as failed, or as cancelled when that is what ``error`` says."""
-        self.fail_as(error_type(error))
+        if isinstance(error, GeneratorExit):
+            # Generators and coroutines are closed by the garbage collector too.
+            self.abandon()
+            return
+        try:
+            self._end(error_type(error))
+        except Exception as own_error:
+            swallow(own_error, "the end of a failed inference")
 
     def fail_as(self, name: str) -> None:
         """End it as failed with an ``error.type`` that the framework names."""
-        if not self.end_ns:
-            self.error_type = self.recorder.admit_error_type(name)
-        self.end()
+        try:
+            self._end(name)
+        except Exception as error:
+            swallow(error, "the end of a failed inference")
+
+    def _end(self, outcome: str | None) -> None:
+        if not self._claim_end():
+            return
+        try:
+            if outcome is not None:
+                self.error_type = self.recorder.admit_error_type(outcome)
+            self.finish_span()
+        finally:
+            self.recorder.submit(self)
 
     def cancel(self) -> None:
         """End it as cancelled: nobody wanted the rest."""
@@ -184,15 +196,13 @@ class Inference:
             swallow(error, "the end of an abandoned inference")
 
     def _claim_end(self) -> bool:
-        if self.owner is None:
-            # Atomic: of several threads that end a request one gets True. A request that was in
-            # flight when the process forked is the parent's: the child finds nothing to claim.
-            if self.series.active.pop(id(self), None) is None:
-                return False
-        elif self.end_ns:
+        # Atomic: of several threads that end it one gets True. What was in flight when the process
+        # forked is the parent's: the child finds nothing to claim.
+        running = self.series.active if self.owner is None else self.series.active_stages
+        if running.pop(id(self), None) is None:
             return False
         self.end_ns = perf_counter_ns()
-        if self.owner is not None:
+        if self.owner is not None and not self.owner.end_ns:
             self._hand_up(self.owner)
         return True
 
@@ -200,7 +210,9 @@ class Inference:
         """Put what is known on the span and end it."""
         self.deferred = False
         self.context = None
-        self.watch = None
+        if self.watch is not None:
+            self.watch = None
+            self.recorder.watches.pop(id(self), None)
         span = self.span
         if span is None:
             return
@@ -258,7 +270,8 @@ class Inference:
         steps = self.steps
         if steps is None and (self.batch_size or 1) == 1:
             steps = self.output_tokens
-        if self.decode_steps or steps is None or not self.first_ns:
+        # A first token alone does not say when the last one came.
+        if self.decode_steps or steps is None or self.last_ns == self.first_ns:
             return self.decode_ns, self.decode_steps
         return self.last_ns - self.first_ns, steps - 1
 
@@ -268,17 +281,29 @@ class Inference:
             owner.cached_tokens = (owner.cached_tokens or 0) + self.cached_tokens
         for name in _SUMMED:
             value = getattr(self, name)
+            if name == "output_tokens" and owner.steps is not None:
+                # It counts what comes out of it, the stage's tokens among them.
+                continue
             if value is not None and name not in owner.unknown:
                 owner._add(name, value)
             elif value is None and self.layer is Layer.GENERATE:
                 # A sum without this generation's part would be too small: better none.
                 owner._forget(name)
         if self.first_ns:
-            owner.first_ns = owner.first_ns or self.first_ns
-            owner.last_ns = self.last_ns
+            owner.first_ns = min(owner.first_ns or self.first_ns, self.first_ns)
+            owner.last_ns = max(owner.last_ns, self.last_ns)
             elapsed, steps = self._decoding()
             owner.decode_ns += elapsed
             owner.decode_steps += steps
+
+    def watch_over(self, stream: Any) -> None:
+        """End it as cancelled when ``stream``, which carries it, is garbage and it still runs.
+
+        A generator that was never started runs no ``finally`` when it is dropped; a weak reference
+        is told all the same. The recorder keeps the weak reference: in a reference cycle it would be
+        garbage together with the stream, and would never be told.
+        """
+        self.watch = self.recorder.watches[id(self)] = weakref.ref(stream, lambda _: self.abandon())
 
     def _add(self, name: str, value: Any) -> None:
         sum_ = value if (known := getattr(self, name)) is None else known + value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 from functools import lru_cache
@@ -12,8 +13,8 @@ from otel_aimon import semconv
 MAX_NAME_LENGTH = 128
 _LONGEST_READ = 4096
 
-_HUB_CACHE = re.compile(r"models--(?P<owner>[^/\\]+?)--(?P<name>[^/\\]+)[/\\]snapshots")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]+")
+_HUB_PREFIX = "models--"
+_SEPARATORS = re.compile(r"[/\\]")
 
 T = TypeVar("T")
 
@@ -36,15 +37,33 @@ def clean_model_name(raw: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _clean(raw: str) -> str:
-    text = _UNPRINTABLE.sub(" ", raw).strip()
-    if cached := _HUB_CACHE.search(text):
-        return f"{cached['owner']}/{cached['name']}"[:MAX_NAME_LENGTH]
+    text = _printable(raw)
+    if "://" in text:
+        # A query may hold a key, and what stands before the host a password.
+        text = "/" + re.split(r"[?#]", text.partition("://")[2])[0].rpartition("@")[2]
+    parts = _SEPARATORS.split(text.rstrip("/\\"))
+    for folder, inner in itertools.pairwise(parts):
+        if folder.startswith(_HUB_PREFIX) and inner == "snapshots":
+            return folder[len(_HUB_PREFIX) :].replace("--", "/", 1)[:MAX_NAME_LENGTH]
     path_like = (
         text.startswith(("/", "./", "../", "~")) or "\\" in text or text[1:3] == ":/" or text.count("/") > 1
     )
     if path_like:
-        text = re.split(r"[/\\]", text.rstrip("/\\"))[-1]
-    return text[:MAX_NAME_LENGTH] or "unknown"
+        text = parts[-1]
+    return text[:MAX_NAME_LENGTH].strip() or "unknown"
+
+
+def bounded_text(raw: str) -> str:
+    """At most 128 printable characters of a name that somebody else makes up."""
+    return _printable(raw[:MAX_NAME_LENGTH]) or "unknown"
+
+
+def _printable(text: str) -> str:
+    # Half a surrogate pair, as in a file name that is no UTF-8, would make a whole export fail.
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in text)
+        text = " ".join(text.split())
+    return text.strip()
 
 
 def error_type(error: BaseException) -> str:
@@ -100,5 +119,6 @@ class Capped(Generic[T]):
             return self._overflow
 
     def after_fork_in_child(self) -> None:
-        """Replace the lock, which another thread of the parent may have held."""
+        """Replace the lock, which another thread of the parent may have held, and count from zero."""
         self._lock = threading.Lock()
+        self.overflowed = 0

@@ -54,12 +54,13 @@ class Pipeline:
         recorder.on_submit = self._on_submit
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant, as are all places here where a finaliser or a signal handler may interrupt the thread.
+        self._lock = threading.RLock()
         self._start_lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._draining: int | None = None
-        self._held_for_fork = False
+        self._forking: int | None = None
 
     def _on_submit(self, length: int) -> None:
         if self._stopped:
@@ -75,7 +76,9 @@ class Pipeline:
 
     def start_thread(self) -> None:
         """Start the thread unless it runs; the first submission does it too."""
-        with self._start_lock:
+        if not self._start_lock.acquire(blocking=False):
+            return  # Somebody is at it, perhaps this very thread.
+        try:
             if self._thread is not None or self._stopped:
                 return
             thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
@@ -85,6 +88,8 @@ class Pipeline:
                 # The interpreter is shutting down: the exit handler or the next caller drains.
                 return
             self._thread = thread
+        finally:
+            self._start_lock.release()
 
     def _run(self) -> None:
         wake = self._wake
@@ -122,8 +127,8 @@ class Pipeline:
             try:
                 self._consume(len(self._recorder.queue) if most is None else most)
             finally:
-                self._draining = None
                 self.cpu_ns += time.thread_time_ns() - started
+                self._draining = None
 
     def _consume(self, count: int) -> None:
         queue = self._recorder.queue
@@ -152,13 +157,14 @@ class Pipeline:
 
     def before_fork(self) -> None:
         """Wait for a running drain: a child must not inherit metric locks that it holds."""
-        if self._draining != threading.get_ident():
-            self._held_for_fork = self._lock.acquire(timeout=_FLUSH_TIMEOUT)
+        me = threading.get_ident()
+        if self._draining != me and self._lock.acquire(timeout=_FLUSH_TIMEOUT):
+            self._forking = me
 
     def after_fork_in_parent(self) -> None:
         """Go on draining."""
-        if self._held_for_fork:
-            self._held_for_fork = False
+        if self._forking == threading.get_ident():
+            self._forking = None
             self._lock.release()
 
     def after_fork_in_child(self) -> None:

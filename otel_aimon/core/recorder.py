@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
 from opentelemetry.trace import SpanKind, set_span_in_context
@@ -12,10 +12,11 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 from otel_aimon import semconv
 from otel_aimon.core.inference import Inference
 from otel_aimon.core.layers import MAX_STAGES, STAGES_INSIDE, Layer
-from otel_aimon.core.naming import Capped, clean_model_name
+from otel_aimon.core.naming import Capped, bounded_text, clean_model_name
 from otel_aimon.core.series import Series
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Callable
 
     from opentelemetry.context import Context
@@ -54,6 +55,8 @@ class Recorder:
         self.providers = Capped(_MAX_PROVIDERS, semconv.OTHER)
         """Provider and framework names that another instrumentation makes up."""
         self._error_types = Capped(_MAX_ERROR_TYPES, semconv.ERROR_TYPE_OTHER)
+        self.watches: dict[int, weakref.ref[Any]] = {}
+        """Tell when the stream that carries a request is garbage: the request's identity → its watch."""
         self._waiting: list[tuple[Series, Callable[[], int | None]]] = []
 
     def series(
@@ -87,6 +90,26 @@ class Recorder:
             )
             found = self.series_by_key.setdefault(key, made)
         return found
+
+    def series_named_by_others(
+        self,
+        framework: str,
+        operation: str,
+        model: str | None,
+        *,
+        gen_ai_operation: str | None = None,
+        provider: str | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+    ) -> Series:
+        """Like :meth:`series`, for names that users or other instrumentations make up: all are bounded."""
+        return self.series(
+            self.providers.admit(bounded_text(framework)),
+            self.operations.admit(bounded_text(operation)),
+            model,
+            gen_ai_operation=gen_ai_operation,
+            provider=self.providers.admit(bounded_text(provider)) if provider else None,
+            kind=kind,
+        )
 
     def start(self, series: Series, layer: Layer, current: Context | None = None) -> Inference | None:
         """Start a request, or a stage of the request that runs in this context.
@@ -126,7 +149,7 @@ class Recorder:
     def _start_stage(
         self, series: Series, layer: Layer, current: Context, running: Inference
     ) -> Inference | None:
-        if layer not in STAGES_INSIDE[running.layer]:
+        if layer not in STAGES_INSIDE[running.layer] or current.get(_SUPPRESSED):
             return None
         owner = running.owner or running
         recorded = owner.stages < MAX_STAGES
@@ -144,6 +167,7 @@ class Recorder:
             )
             context = set_span_in_context(stage.span, current)
         stage.context = context_api.set_value(INFERENCE_KEY, stage, context)
+        series.active_stages[id(stage)] = stage.start_ns
         return stage
 
     def watch_queue(self, series: Series, size: Callable[[], int | None]) -> None:
@@ -180,15 +204,21 @@ class Recorder:
 
     def admit_error_type(self, name: str) -> str:
         """``name``, or ``_OTHER`` once there are too many distinct ones."""
-        return self._error_types.admit(name)
+        if name == semconv.ERROR_TYPE_CANCELLED:
+            return name
+        return self._error_types.admit(bounded_text(name))
 
     def close(self) -> None:
         """Start nothing any more, also through wrapped functions that the user still holds."""
-        self.start = _start_nothing  # type: ignore[method-assign, assignment]
+        self.start = _start_nothing  # type: ignore[method-assign]
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's requests: it counts them itself."""
+        if running_in(context_api.get_current()) not in {None, _QUIET}:
+            # Forked inside a request, as a pool of workers often is: theirs are requests of their own.
+            context_api.attach(context_api.set_value(INFERENCE_KEY, None))
         self.queue = deque()
+        self.watches = {}
         self.models.after_fork_in_child()
         self.operations.after_fork_in_child()
         self.providers.after_fork_in_child()
@@ -196,6 +226,8 @@ class Recorder:
         self._waiting = []
         for series in list(self.series_by_key.values()):
             series.active = {}
+            series.active_stages = {}
+            series.in_process = False
 
 
 def running_in(context: Context) -> Inference | None:
@@ -215,8 +247,8 @@ def _ignore(_length: int) -> None:
     """Stands in until a pipeline is connected."""
 
 
-def _start_nothing(_series: Series, _layer: Layer, _current: Context | None = None) -> None:
-    return
+def _start_nothing(series: Series, layer: Layer, current: Context | None = None) -> None:
+    """Stand in for :meth:`Recorder.start` in a process that is not instrumented any more."""
 
 
 class _Quiet(Inference):

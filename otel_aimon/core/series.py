@@ -30,6 +30,7 @@ class Series:
         active: Requests in flight: identity → start on the monotonic clock, in nanoseconds.
             Single dictionary operations are atomic, so it needs no lock, and it holds no
             request alive.
+        active_stages: Stages in flight, likewise.
         in_process: Requests of this series run here, so that how many are in flight is known.
     """
 
@@ -38,6 +39,7 @@ class Series:
         "_by_token_type",
         "_gen_ai_by_error",
         "active",
+        "active_stages",
         "attributes",
         "framework",
         "gen_ai_attributes",
@@ -86,6 +88,7 @@ class Series:
             }
         self.start_attributes: Mapping[str, str] = {**self.attributes, **self.gen_ai_attributes}
         self.active: dict[int, int] = {}
+        self.active_stages: dict[int, int] = {}
         self.in_process = False
         self._by_error: dict[str, Attributes] = {}
         self._gen_ai_by_error: dict[str, Attributes] = {}

@@ -5,17 +5,18 @@ to the user, so that nothing of ours is current in the user's loop body, and no 
 held across a ``yield``.
 
 Generators stay generators: the wrapper is a generator itself and forwards ``send``, ``throw`` and
-``close``. Other stream objects are for :mod:`otel_aimon.core.stream_proxy`.
+``close``, which is a ``throw`` of ``GeneratorExit``. Other stream objects are for :mod:`otel_aimon.core.stream_proxy`.
 """
 
 from __future__ import annotations
 
 import functools
-import weakref
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from opentelemetry.context import attach, detach
+from opentelemetry.context import attach, detach, get_current
 
+from otel_aimon.core.call import leave
 from otel_aimon.core.guard import swallow
 
 if TYPE_CHECKING:
@@ -46,40 +47,46 @@ def observed_generator_function(original: F, start: Start, on_item: OnItem | Non
     @functools.wraps(original)
     def generate(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         generator = original(*args, **kwargs)
+        del args, kwargs  # The generator alone decides how long its arguments live.
         inference = started(start)
-        if inference is None:
-            return (yield from generator)
-        context: Any = inference.context
+        # Without an inference the steps are forwarded all the same, in whatever context is current.
+        context: Any = None if inference is None else inference.context
         step: Callable[[Any], Any] = generator.send
         argument: Any = None
+        closing = False
         while True:
-            token = attach(context)
+            token = None if context is None else attach(context)
             try:
                 item = step(argument)
             except StopIteration as stop:
-                detach(token)
-                inference.end()
+                if token is not None:
+                    detach(token)
+                if inference is not None:
+                    inference.abandon() if closing else inference.end()
                 return stop.value
             except BaseException as error:
-                detach(token)
-                inference.fail(error)
-                raise
-            detach(token)
-            inference.chunk()
-            if on_item is not None:
-                read_item(on_item, inference, item)
-            try:
-                argument = yield item
-                step = generator.send
-            except GeneratorExit:
-                token = attach(context)
-                try:
-                    generator.close()
-                finally:
+                if token is not None:
                     detach(token)
-                    inference.abandon()
+                if inference is not None:
+                    inference.fail(error)
                 raise
+            finally:
+                argument = None
+            if token is not None:
+                # The body may be in the middle of a ``with`` that made a span of its own current.
+                context = get_current()
+                detach(token)
+            if inference is not None:
+                inference.chunk()
+                if on_item is not None:
+                    read_item(on_item, inference, item)
+            closing = False
+            try:
+                # The item is the user's alone as soon as they have it.
+                argument = yield (item, item := None)[0]
+                step = generator.send
             except BaseException as error:
+                closing = isinstance(error, GeneratorExit)
                 argument = error
                 step = generator.throw
 
@@ -92,48 +99,65 @@ def observed_async_generator_function(original: F, start: Start, on_item: OnItem
     @functools.wraps(original)
     async def generate(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         generator = original(*args, **kwargs)
+        del args, kwargs
         inference = started(start)
-        # Without an inference the steps are forwarded all the same, in whatever context is current.
         context: Any = None if inference is None else inference.context
-        step: Callable[[Any], Any] = generator.asend
-        argument: Any = None
+        pending: Any = _first_step(generator)
+        closing = False
         while True:
             token = None if context is None else attach(context)
             try:
-                item = await step(argument)
+                item = await pending
             except StopAsyncIteration:
                 if token is not None:
                     detach(token)
                 if inference is not None:
-                    inference.end()
+                    inference.abandon() if closing else inference.end()
                 return
             except BaseException as error:
                 if token is not None:
-                    detach(token)
+                    leave(token, error)
                 if inference is not None:
                     inference.fail(error)
                 raise
+            finally:
+                pending = None
             if token is not None:
+                # The body may be in the middle of a ``with`` that made a span of its own current.
+                context = get_current()
                 detach(token)
             if inference is not None:
                 inference.chunk()
                 if on_item is not None:
                     read_item(on_item, inference, item)
+            closing = False
             try:
-                argument = yield item
-                step = generator.asend
-            except GeneratorExit:
-                try:
-                    await generator.aclose()
-                finally:
-                    if inference is not None:
-                        inference.abandon()
-                raise
+                argument = yield (item, item := None)[0]
+                pending = generator.asend(argument)
+                del argument
             except BaseException as error:
-                argument = error
-                step = generator.athrow
+                closing = isinstance(error, GeneratorExit)
+                pending = generator.athrow(error)
 
     return generate  # type: ignore[return-value]
+
+
+def _first_step(generator: AsyncGenerator[Any, Any]) -> Any:
+    """The awaitable of the first step, taken out of sight of the event loop.
+
+    At its end a loop closes the generators that it has seen start. It sees the user's, which closes
+    this inner one; were it to see both, it would close both at the same time.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None if hooks.finalizer is None else _left_to_the_outer)
+    try:
+        return generator.asend(None)
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
+def _left_to_the_outer(_generator: Any) -> None:
+    """Stand in for the loop's finaliser, which gets the user's generator and so closes this one."""
 
 
 def observed_generator(
@@ -172,12 +196,8 @@ def _name_as(result: Any, generator: Any) -> None:
 
 
 def abandon_with(stream: Any, inference: Inference) -> None:
-    """End ``inference`` as cancelled when ``stream`` is garbage and it still runs.
-
-    A generator that was never started runs no ``finally`` when it is dropped; a weak reference is
-    told all the same.
-    """
-    inference.watch = weakref.ref(stream, lambda _: inference.abandon())
+    """End ``inference`` as cancelled when ``stream`` is garbage and it still runs."""
+    inference.watch_over(stream)
 
 
 def started(start: Start) -> Inference | None:
