@@ -7,11 +7,13 @@ leaving a ``with`` block, or garbage collection.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 from opentelemetry.context import attach, detach
 
+from otel_aimon.core.call import leave
 from otel_aimon.core.stream import read_item
 
 if TYPE_CHECKING:
@@ -45,6 +47,14 @@ class _ObservedStream(_Proxy):  # type: ignore[misc]
         if self._self_on_item is not None:
             read_item(self._self_on_item, inference, item)
         return item
+
+    def _self_entered(self, entered: Any) -> Any:
+        if entered is self.__wrapped__:
+            return self
+        stream = observed_stream(entered, self._self_inference, self._self_on_item)
+        # The inference lives as long as what the ``with`` statement holds.
+        stream._self_manager = self
+        return stream
 
     def _self_left(self, error: BaseException | None) -> None:
         if error is None:
@@ -87,17 +97,14 @@ class ObservedStream(_ObservedStream):
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
-        return _closing(found, self._self_inference) if name == "close" else found
+        return _closing(found, self._self_inference) if name == "close" and callable(found) else found
 
 
 class ObservedContextStream(ObservedStream):
     """A stream that is also a context manager."""
 
-    def __enter__(self) -> ObservedStream:
-        entered = self.__wrapped__.__enter__()
-        if entered is not self.__wrapped__:
-            self._self_iterator = entered
-        return self
+    def __enter__(self) -> Any:
+        return self._self_entered(self.__wrapped__.__enter__())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -127,7 +134,7 @@ class ObservedAsyncStream(_ObservedStream):
             inference.end()
             raise
         except BaseException as error:
-            detach(token)
+            leave(token, error)
             inference.fail(error)
             raise
         detach(token)
@@ -135,7 +142,7 @@ class ObservedAsyncStream(_ObservedStream):
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
-        if name in {"close", "aclose"}:
+        if name in {"close", "aclose"} and callable(found):
             return _closing(found, self._self_inference)
         return found
 
@@ -143,11 +150,8 @@ class ObservedAsyncStream(_ObservedStream):
 class ObservedAsyncContextStream(ObservedAsyncStream):
     """An asynchronous stream that is also an asynchronous context manager."""
 
-    async def __aenter__(self) -> ObservedAsyncStream:
-        entered = await self.__wrapped__.__aenter__()
-        if entered is not self.__wrapped__:
-            self._self_iterator = entered
-        return self
+    async def __aenter__(self) -> Any:
+        return self._self_entered(await self.__wrapped__.__aenter__())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -161,6 +165,7 @@ class ObservedAsyncContextStream(ObservedAsyncStream):
 def _closing(close: Any, inference: Inference) -> Any:
     """``close`` of the library's stream; calling it ends the inference, whatever it returns."""
 
+    @functools.wraps(close)
     def closed(*args: Any, **kwargs: Any) -> Any:
         try:
             return close(*args, **kwargs)
