@@ -56,10 +56,7 @@ def register(current: Callable[[], Runtime | None]) -> None:
 
 def _start_over(runtime: Runtime) -> None:
     guard.after_fork_in_child()
-    runtime.recorder.after_fork_in_child()
-    runtime.pipeline.after_fork_in_child()
-    runtime.windows.after_fork_in_child()
-    runtime.processor.after_fork_in_child()
+    runtime.after_fork_in_child()
     _forget_parents_points(runtime.meter_provider)
 
 

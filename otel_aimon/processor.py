@@ -108,14 +108,13 @@ class InferenceSpanProcessor(SpanProcessor):
     def _on_end(self, span: ReadableSpan) -> None:
         context: SpanContext = span.context
         parent = span.parent
-        if _is_ours(span):
+        claimed = self._claimed.pop(context.span_id, False)
+        nested = self._nested.pop(context.span_id, False)
+        if claimed or _is_ours(span):
+            # It is or holds one of ours. Whatever it is, its ancestors hold that request too.
             self._claim(parent)
             return
-        if self._claimed.pop(context.span_id, False):
-            # One of ours ran inside this span. Whatever it is, its ancestors hold that request too.
-            self._claim(parent)
-            return
-        if self._nested.pop(context.span_id, False):
+        if nested:
             return
         attributes = span.attributes
         if not attributes:
@@ -137,16 +136,16 @@ class InferenceSpanProcessor(SpanProcessor):
 
     def _submit(self, span: ReadableSpan, attributes: Mapping[str, Any], operation: _Operation) -> None:
         start, end = span.start_time, span.end_time
-        if start is None or end is None:
+        if start is None or end is None or end < start:
             return
         recorder = self._recorder
         provider = _first_text(attributes, _PROVIDER_KEYS)
-        series = recorder.series(
-            recorder.providers.admit(_first_text(attributes, _FRAMEWORK_KEYS) or "manual"),
-            recorder.operations.admit(operation.name),
+        series = recorder.series_named_by_others(
+            _first_text(attributes, _FRAMEWORK_KEYS) or "manual",
+            operation.name,
             _first_text(attributes, _MODEL_KEYS),
             gen_ai_operation=operation.gen_ai,
-            provider=recorder.providers.admit(provider) if provider else None,
+            provider=provider,
             kind=SpanKind.CLIENT if span.kind is SpanKind.CLIENT else SpanKind.INTERNAL,
         )
         observation = Inference(recorder, series, Layer.REQUEST, None, start, start)
@@ -167,7 +166,7 @@ class InferenceSpanProcessor(SpanProcessor):
         if named is None:
             exceptions = [event.attributes for event in span.events if event.name == "exception"]
             named = _first_text(exceptions[-1] or {}, ("exception.type",)) if exceptions else None
-        return self._recorder.admit_error_type((named or semconv.ERROR_TYPE_OTHER)[:128])
+        return self._recorder.admit_error_type(named or semconv.ERROR_TYPE_OTHER)
 
     def shutdown(self) -> None:
         """Drain the pipeline: the provider is about to stop taking spans."""
@@ -183,7 +182,8 @@ class InferenceSpanProcessor(SpanProcessor):
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's spans."""
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler or a finaliser may end a span in the middle.
+        self._lock = threading.RLock()
         self._claimed: OrderedDict[int, bool] = OrderedDict()
         self._nested: OrderedDict[int, bool] = OrderedDict()
 
@@ -201,15 +201,26 @@ def attach(provider: Any, processor: InferenceSpanProcessor) -> bool:
     if add is None:
         return False
     add(processor)
+    _move(provider, processor, (processor,))
+    return True
+
+
+def detach(provider: Any, processor: InferenceSpanProcessor) -> None:
+    """Take ``processor`` out of a provider again, where its SDK keeps processors as we know it."""
+    _move(provider, processor, ())
+
+
+def _move(
+    provider: Any, processor: InferenceSpanProcessor, in_front: tuple[InferenceSpanProcessor, ...]
+) -> None:
     try:
         multi = provider._active_span_processor
         with multi._lock:
             others = tuple(each for each in multi._span_processors if each is not processor)
-            multi._span_processors = (processor, *others)
+            multi._span_processors = (*in_front, *others)
     except AttributeError:
         # Another SDK keeps its processors elsewhere; last is good enough.
         pass
-    return True
 
 
 def _is_ours(span: ReadableSpan) -> bool:

@@ -14,6 +14,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from otel_aimon import fork, processor, selfmon, semconv
 from otel_aimon.analysis.windows import Windows
 from otel_aimon.config import FILE_SECTION, Settings, declarative_sections
+from otel_aimon.core import instruments
 from otel_aimon.core.guard import swallow
 from otel_aimon.core.instruments import InferenceInstruments, observe
 from otel_aimon.core.pipeline import Pipeline
@@ -91,6 +92,15 @@ class Runtime:
         if self._wants_processor:
             self.pipeline.start_thread()
 
+    def after_fork_in_child(self) -> None:
+        """Start from zero: the parent counts what it has seen."""
+        self.recorder.after_fork_in_child()
+        self.pipeline.after_fork_in_child()
+        self.windows.after_fork_in_child()
+        self.processor.after_fork_in_child()
+        if self._wants_processor:
+            self.pipeline.start_thread()
+
     def _attach_processor(self) -> None:
         if self._wants_processor and processor.attach(
             self._tracer_provider or trace.get_tracer_provider(), self.processor
@@ -132,6 +142,8 @@ class Runtime:
         self.processor.active = False
         self._wants_processor = False
         self.pipeline.stop()
+        processor.detach(self._tracer_provider or trace.get_tracer_provider(), self.processor)
+        instruments.stop_observing()
 
 
 _lock = threading.Lock()

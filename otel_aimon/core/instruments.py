@@ -8,6 +8,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, set_span_in_context
 
 from otel_aimon import semconv
+from otel_aimon.core.guard import swallow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
 
     from otel_aimon.core.inference import Inference
+
+
+_live: dict[str, tuple[Meter, Callable[[CallbackOptions], Iterable[Observation]]]] = {}
+"""Callbacks of the observables. The SDK keeps the first one that it gets for a name for ever."""
 
 
 def create_histogram(meter: Meter, metric: semconv.Metric) -> Histogram:
@@ -47,7 +52,29 @@ def observe(
         "observable_counter": meter.create_observable_counter,
         "observable_updowncounter": meter.create_observable_up_down_counter,
     }
-    create[metric.kind](metric.name, [callback], unit=metric.unit, description=metric.description)
+    _live[metric.name] = (meter, callback)
+
+    def read(options: CallbackOptions) -> Iterable[Observation]:
+        live = _live.get(metric.name)
+        if live is None or _real(live[0]) is not _real(meter):
+            return ()
+        try:
+            return list(live[1](options))
+        except Exception as error:
+            swallow(error, metric.name)
+            return ()
+
+    create[metric.kind](metric.name, [read], unit=metric.unit, description=metric.description)
+
+
+def stop_observing() -> None:
+    """Let the observables have no values, until they are registered anew."""
+    _live.clear()
+
+
+def _real(meter: Any) -> Any:
+    """The SDK's meter behind one that was asked for before the SDK was configured."""
+    return getattr(meter, "_real_meter", None) or meter
 
 
 class InferenceInstruments:
