@@ -66,10 +66,10 @@ def _names(raw: Any) -> tuple[str, ...]:
 
 def _between(low: float, high: float, kind: type[float]) -> Callable[[Any], Any]:
     def parse(raw: Any) -> Any:
-        if isinstance(raw, bool):
+        if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
             raise TypeError
         value = kind(raw)
-        if not low <= value <= high:
+        if not low <= value <= high or (isinstance(raw, float) and value != raw):
             raise ValueError
         return value
 
@@ -157,10 +157,16 @@ class Settings:
             for key, value in environ.items()
             if key.startswith(ENV_PREFIX) and key not in _FOREIGN_ENV and value.strip()
         }
-        given = {key: value for key, value in (arguments or {}).items() if value is not None}
+        from_file = {str(key): value for key, value in (file or {}).items() if value is not None}
+        # The SDK passes what the file says as arguments too: that is still the file.
+        given = {
+            key: value
+            for key, value in (arguments or {}).items()
+            if value is not None and not (key in from_file and _same(value, from_file[key]))
+        }
         sources: tuple[tuple[str, Mapping[str, Any]], ...] = (
             ("the arguments of instrument()", given),
-            ("the declarative configuration file", file or {}),
+            ("the declarative configuration file", from_file),
             ("the environment", from_env),
         )
         known = {spec.name: spec for spec in fields(cls)}
@@ -180,19 +186,33 @@ def _first_acceptable(name: str, spec: Any, sources: tuple[tuple[str, Mapping[st
         try:
             value, used = accepts.parse(raw), source
             break
-        except (ValueError, TypeError, OverflowError):
+        except Exception:  # Whatever a value of the user's raises while it is read.
             refused.append((source, raw))
     for source, raw in refused:
         logger.warning(
-            "otel-aimon: %s=%.80r from %s is not accepted (%s); using %r from %s.",
+            "otel-aimon: %s=%s from %s is not accepted (%s); using %r from %s.",
             _spelling(source, name),
-            raw,
+            _shown(raw),
             source,
             accepts.what,
             value,
             used,
         )
     return value
+
+
+def _shown(raw: Any) -> str:
+    try:
+        return repr(raw)[:80]
+    except Exception:
+        return f"<{type(raw).__name__}>"
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except Exception:
+        return False
 
 
 def _spelling(source: str, name: str) -> str:
@@ -243,6 +263,36 @@ def declarative_sections(environ: Mapping[str, str] | None = None) -> dict[str, 
     return _read_sections(path, modified)
 
 
+def enabled_by_file(entry_point: str) -> bool:
+    """Whether the declarative file leaves an instrumentor enabled."""
+    raw = declarative_sections().get(entry_point, {}).get("enabled", True)
+    try:
+        return bool(_flag(raw))
+    except ValueError:
+        # The runtime's own is a setting like others, and is warned of there.
+        if entry_point != FILE_SECTION:
+            logger.warning(
+                "otel-aimon: enabled=%s of %s in the declarative configuration file is not accepted "
+                "(true or false); using True.",
+                _shown(raw),
+                entry_point,
+            )
+        return True
+
+
+def _options(name: str, options: Any) -> dict[str, Any]:
+    if options is None or isinstance(options, dict):
+        return options or {}
+    if name.startswith(FILE_SECTION):
+        logger.warning(
+            "otel-aimon: %s=%s from the declarative configuration file is not accepted (options by name); "
+            "using the defaults.",
+            name,
+            _shown(options),
+        )
+    return {}
+
+
 @functools.lru_cache(maxsize=1)
 def _read_sections(path: str, _modified: int) -> dict[str, dict[str, Any]]:
     """Read the file once for all entry points, and again when it has changed."""
@@ -252,7 +302,7 @@ def _read_sections(path: str, _modified: int) -> dict[str, dict[str, Any]]:
         loaded: Any = load_config_file(path)
         instrumentation = getattr(loaded, "instrumentation_development", None)
         python = getattr(instrumentation, "python", None) or {}
-        return {str(name): dict(options or {}) for name, options in python.items()}
+        return {str(name): _options(str(name), options) for name, options in python.items()}
     except Exception as error:
         logger.warning(
             "otel-aimon: cannot read OTEL_CONFIG_FILE=%s (%s: %s); its settings are not used. "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
 from otel_aimon import runtime
-from otel_aimon.config import FILE_SECTION, declarative_sections, warn_unknown_options
+from otel_aimon.config import FILE_SECTION, enabled_by_file, warn_unknown_options
 from otel_aimon.core.guard import swallow
 from otel_aimon.instrumentation import loader
 
@@ -35,7 +35,7 @@ class _Instrumentor(BaseInstrumentor):  # type: ignore[misc]
         if self.is_instrumented_by_opentelemetry:
             return
         try:
-            if declarative_sections().get(self.entry_point, {}).get("enabled", True) is False:
+            if not enabled_by_file(self.entry_point):
                 return
             super().instrument(**{**kwargs, "skip_dep_check": True})
         except Exception as error:
