@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from otel_aimon.core.guard import swallow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,13 +107,22 @@ class Hooks:
         An attribute that somebody else has replaced since is left to them; our wrapper inside
         theirs passes calls through.
         """
-        for undo in reversed(self._undo):
-            undo()
-        for each in reversed(self._replacements):
-            if vars(each.owner).get(each.name) is each.replacement:
-                setattr(each.owner, each.name, each.original)
+        undos: list[Callable[[], object]] = [
+            *(functools.partial(_put_back, each) for each in self._replacements),
+            *self._undo,
+        ]
         self._undo.clear()
         self._replacements.clear()
+        for undo in reversed(undos):
+            try:
+                undo()
+            except Exception as error:  # noqa: PERF203
+                swallow(error, f"the restoration of {self.framework}")
+
+
+def _put_back(each: _Replacement) -> None:
+    if vars(each.owner).get(each.name) is each.replacement:
+        setattr(each.owner, each.name, each.original)
 
 
 def _missing_parameters(function: Any, parameters: tuple[str, ...]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -43,9 +44,12 @@ def arm(name: str, runtime: Runtime) -> None:
 
 
 def _installer(framework: Framework, hooks: Hooks, function: str) -> Any:
+    # Import hooks cannot be taken back; one that belongs to an earlier arming does nothing.
+    armed_then = weakref.ref(hooks)
+
     def install(module: Any) -> None:
-        # Import hooks cannot be taken back; one that belongs to an earlier arming does nothing.
-        if _armed.get(framework.name) is not hooks:
+        hooks = armed_then()
+        if hooks is None or _armed.get(framework.name) is not hooks:
             return
         try:
             ours = importlib.import_module(f"otel_aimon.instrumentation.{framework.name}")
