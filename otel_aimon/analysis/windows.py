@@ -152,15 +152,13 @@ class Windows:
             window.add(inference.duration, inference.error_type, now)
 
     def summaries(self) -> list[tuple[Series, Summary]]:
-        """A reading of every series that had a request in the window; idle ones are dropped."""
+        """A reading of every series that had a request in the window."""
         now = self._clock()
         found: list[tuple[Series, Summary]] = []
         with self._lock:
             for series, window in list(self._by_series.items()):
                 summary = window.summary(now)
-                if summary is None:
-                    del self._by_series[series]
-                else:
+                if summary is not None:
                     found.append((series, summary))
         return found
 
