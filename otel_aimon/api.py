@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import operator
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
-from opentelemetry.context import attach, detach
+from opentelemetry.context import attach
 from opentelemetry.trace import SpanKind
 
 from otel_aimon import runtime
-from otel_aimon.core.call import observed, observed_async
+from otel_aimon.core.call import leave, observed, observed_async
 from otel_aimon.core.guard import swallow
 from otel_aimon.core.layers import Layer
+from otel_aimon.core.naming import bounded_text
 from otel_aimon.core.stream import (
     observed_async_generator,
     observed_async_generator_function,
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.stream import OnItem
+
+logger = logging.getLogger("otel_aimon")
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -128,6 +133,7 @@ class inference:  # noqa: N801 - reads as a function: `with otel_aimon.inference
         self._device = device
         self._client = client
         self._inference: Inference | None = None
+        self._usage: dict[str, int] = {}
         self._token: Token[Context] | None = None
 
     def start(self) -> Self:
@@ -143,17 +149,17 @@ class inference:  # noqa: N801 - reads as a function: `with otel_aimon.inference
         if running is None or self._inference is not None:
             return
         recorder = running.recorder
-        series = recorder.series(
+        series = recorder.series_named_by_others(
             self._framework,
-            recorder.operations.admit(self._operation),
+            self._operation,
             self._model,
             provider=self._provider,
             kind=SpanKind.CLIENT if self._client else SpanKind.INTERNAL,
         )
         found = self._inference = recorder.start(series, Layer.REQUEST)
         if found is not None:
-            found.batch_size = self._batch_size
-            found.device = self._device
+            found.batch_size = _whole("batch_size", self._batch_size)
+            found.device = None if self._device is None else _text(self._device)
 
     def first_token(self) -> None:
         """Note that the first output came out just now."""
@@ -166,7 +172,7 @@ class inference:  # noqa: N801 - reads as a function: `with otel_aimon.inference
         The tokens are counted, unless :meth:`usage` says how many there were.
         """
         found = self._inference
-        if found is not None:
+        if found is not None and not found.end_ns:
             found.chunk()
             found.steps = (found.steps or 0) + 1
 
@@ -177,26 +183,26 @@ class inference:  # noqa: N801 - reads as a function: `with otel_aimon.inference
         output_tokens: int | None = None,
         cached_tokens: int | None = None,
     ) -> None:
-        """Set token counts; what is not given stays as it was."""
-        found = self._inference
-        if found is None:
-            return
-        if input_tokens is not None:
-            found.input_tokens = input_tokens
-        if output_tokens is not None:
-            found.output_tokens = output_tokens
-        if cached_tokens is not None:
-            found.cached_tokens = cached_tokens
+        """Set token counts of the whole request; what is not given stays as it was.
+
+        They stand, whatever the models called inside say. What is no whole number is left out.
+        """
+        given = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cached_tokens": cached_tokens}
+        for name, raw in given.items():
+            count = _whole(name, raw)
+            if count is not None:
+                self._usage[name] = count
 
     def batch(self, size: int) -> None:
         """Set how many items the request carries."""
-        if self._inference is not None:
-            self._inference.batch_size = size
+        count = _whole("batch_size", size)
+        if self._inference is not None and count is not None:
+            self._inference.batch_size = count
 
     def finish_reason(self, *reasons: str) -> None:
         """Say why generation stopped, one reason per sequence."""
         if self._inference is not None:
-            self._inference.finish_reasons = reasons
+            self._inference.finish_reasons = tuple(_text(each) for each in reasons)
 
     def error(self, error: BaseException | str) -> None:
         """End the request as failed.
@@ -210,7 +216,7 @@ class inference:  # noqa: N801 - reads as a function: `with otel_aimon.inference
             self._finish(error)
         else:
             self._settle()
-            self._inference.fail_as(str(error)[:128])
+            self._inference.fail_as(_text(error))
 
     def cancel(self) -> None:
         """End the request as cancelled: nobody wanted the rest."""
@@ -234,8 +240,12 @@ class inference:  # noqa: N801 - reads as a function: `with otel_aimon.inference
 
     def _settle(self) -> None:
         found = self._inference
-        if found is not None and found.output_tokens is None and not found.end_ns:
+        if found is None or found.end_ns:
+            return
+        if found.steps is not None:
             found.output_tokens = found.steps
+        for name, count in self._usage.items():
+            setattr(found, name, count)
 
     def __enter__(self) -> Self:
         self.start()
@@ -245,13 +255,14 @@ class inference:  # noqa: N801 - reads as a function: `with otel_aimon.inference
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if self._token is not None:
-            detach(self._token)
+            leave(self._token, error)
             self._token = None
         self._finish(error)
 
     def __del__(self) -> None:
         found = getattr(self, "_inference", None)
         if found is not None:
+            self._settle()
             found.abandon()
 
     async def __aenter__(self) -> Self:
@@ -309,9 +320,14 @@ class _Recorded(NamedTuple):
     token_per_item: bool
 
     def wrap(self, function: Any) -> Any:
+        if isinstance(function, (classmethod, staticmethod)):
+            return type(function)(self.wrap(function.__func__))
         on_item = _count_token if self.token_per_item else None
+        name: str = getattr(function, "__name__", type(function).__name__)
         start = functools.partial(
-            self._start, self.operation or function.__name__, self.model or function.__module__
+            self._start,
+            self.operation or name,
+            self.model or getattr(function, "__module__", None),
         )
         if inspect.isasyncgenfunction(function):
             return observed_async_generator_function(function, start, on_item)
@@ -321,19 +337,45 @@ class _Recorded(NamedTuple):
             return observed_async(function, lambda _args, _kwargs: start())
         return observed(function, lambda _args, _kwargs: start(), streamed=functools.partial(_go_on, on_item))
 
-    def _start(self, operation: str, model: str) -> Inference | None:
+    def _start(self, operation: str, model: str | None) -> Inference | None:
         running = runtime.current()
         if running is None:
             return None
         recorder = running.recorder
-        series = recorder.series(
-            self.framework, recorder.operations.admit(operation), model, provider=self.provider
-        )
+        series = recorder.series_named_by_others(self.framework, operation, model, provider=self.provider)
         return recorder.start(series, Layer.REQUEST)
 
 
 def _count_token(inference: Inference, _item: Any) -> None:
-    inference.steps = inference.output_tokens = (inference.output_tokens or 0) + 1
+    inference.steps = inference.output_tokens = (inference.steps or 0) + 1
+
+
+def _text(raw: Any) -> str:
+    """``raw`` as a short text: a string, or a value of an enumeration, a device and their like."""
+    try:
+        return bounded_text(str(raw))
+    except Exception:
+        return type(raw).__name__
+
+
+def _whole(name: str, raw: Any) -> int | None:
+    """``raw`` as a count; None when it is none, because a guess is worse than nothing."""
+    if raw is None:
+        return None
+    try:
+        count = operator.index(raw)
+    except TypeError:
+        count = -1
+    if count < 0:
+        _warn_of_count(name)
+        return None
+    return count
+
+
+@functools.cache
+def _warn_of_count(name: str) -> None:
+    """Warn once of each name."""
+    logger.warning("otel-aimon: a %s that is no whole number from 0 is left out.", name)
 
 
 def _go_on(on_item: OnItem | None, inference: Inference, result: Any) -> Any:
