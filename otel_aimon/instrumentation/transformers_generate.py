@@ -297,6 +297,9 @@ def _ends(torch: Any, generated: Any, eos: Any) -> list[int] | None:
         return [0] * rows
     if generated.device.type != "cpu" or eos.device.type != "cpu":
         return None
+    if rows == 1:
+        # A sequence alone ends with its end id: there is nobody to wait for.
+        return [columns if int(generated[0, -1]) in eos.tolist() else 0]
     is_end = torch.isin(generated, eos)
     first = is_end.to(torch.uint8).argmax(dim=1) + 1
     ends: list[int] = (first * is_end.any(dim=1)).tolist()
