@@ -2,13 +2,12 @@
 
 The framework works on a thread of its own, many requests in one model call. What it knows of a
 request it writes into a ``RequestState``; the methods of that class say when a token came out and
-when the output is final. A ledger beside each manager connects the framework's ids to our requests.
+when the output is final.
 """
 
 from __future__ import annotations
 
 import functools
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import attach, create_key, detach, get_current, set_value
@@ -17,14 +16,9 @@ from otel_aimon import semconv
 from otel_aimon.core.call import quiet
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
-from otel_aimon.instrumentation.transformers_model import FRAMEWORK, device_name, model_name
+from otel_aimon.instrumentation.transformers_ledger import Ledger, Ledgers, Submitted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from otel_aimon.core.inference import Inference
-    from otel_aimon.core.recorder import Recorder
-    from otel_aimon.core.series import Series
     from otel_aimon.instrumentation.hooks import Hooks
 
 _LEDGER = create_key("otel-aimon-ledger")
@@ -35,9 +29,6 @@ _SUBMITTED = create_key("otel-aimon-submitted")
 
 _REJECTED = "rejected"
 """``error.type`` of a request that a manager did not accept, because it stops or has crashed."""
-
-_CHILD = "__child#"
-"""Stands between the id of a request and the number of one of its further sequences."""
 
 _TOKEN_METHODS = ("update_and_check_completion", "update_with_token")
 """What the framework calls with each token of a request, in version 5 and 4."""
@@ -50,11 +41,12 @@ def hook_continuous_batching(hooks: Hooks, module: Any) -> None:
         hooks: Of Transformers.
         module: ``transformers.generation.continuous_batching.continuous_api``.
     """
-    ledgers = _Ledgers(hooks.recorder)
+    ledgers = Ledgers(hooks.recorder)
     manager = module.ContinuousBatchingManager
     hooks.wrap(manager, "add_request", functools.partial(_observe_submission, ledgers), ("input_ids",))
     hooks.wrap(manager, "cancel_request", functools.partial(_observe_cancellation, ledgers), ("request_id",))
     hooks.wrap(manager, "_run_generation_loop", functools.partial(_observe_loop, ledgers))
+    hooks.wrap(manager, "_handle_critical_error", _observe_crash, ("error",))
     hooks.wrap(manager, "warmup", lambda original: quiet(original, hooks.recorder))
     state = module.RequestState
     hooks.wrap(state, "__init__", _observe_creation, ("request_id",))
@@ -67,96 +59,10 @@ def hook_continuous_batching(hooks: Hooks, module: Any) -> None:
         hooks.wrap(router, "fail_and_deliver", _observe_failure, ("state", "error"))
 
 
-# --- the books ---------------------------------------------------------------------------------
-
-
-class _Submitted:
-    """A request in a manager.
-
-    Attributes:
-        inference: Our request.
-        sequences: Sequences whose final output is still to come.
-        request_id: The framework's id; None until it has made one.
-        error: Why the framework gives the request up.
-    """
-
-    __slots__ = ("error", "inference", "request_id", "sequences")
-
-    def __init__(self, inference: Inference, sequences: int) -> None:
-        self.inference = inference
-        self.sequences = sequences
-        self.request_id: str | None = None
-        self.error: BaseException | None = None
-
-
-class _Ledger:
-    """The requests of one manager that are under way, by the framework's id.
-
-    Several threads write here; each does so with single operations on the dictionary.
-    """
-
-    def __init__(self, series: Series, device: str | None) -> None:
-        self.series = series
-        self.device = device
-        self.running: dict[str, _Submitted] = {}
-
-    def find(self, request_id: str) -> _Submitted | None:
-        """The request of an id, which may be that of a further sequence."""
-        return self.running.get(request_id) or self.running.get(request_id.split(_CHILD, 1)[0])
-
-    def take(self, request_id: str | None) -> _Submitted | None:
-        """Strike a request off: whoever gets it ends it."""
-        return None if request_id is None else self.running.pop(request_id, None)
-
-    def cancel_all(self) -> None:
-        """The manager has stopped: nothing will come of what is still here."""
-        for request_id in list(self.running):
-            entry = self.take(request_id)
-            if entry is not None:
-                entry.inference.cancel()
-
-    def __del__(self) -> None:
-        for entry in self.running.values():
-            entry.inference.abandon()
-
-
-class _Ledgers:
-    """The ledgers of all managers."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-        self._by_manager: weakref.WeakKeyDictionary[Any, _Ledger] = weakref.WeakKeyDictionary()
-
-    def of(self, manager: Any) -> _Ledger:
-        """The ledger of a manager, begun when it is first asked for."""
-        found = self._by_manager.get(manager)
-        if found is None:
-            series = self.recorder.series(FRAMEWORK, semconv.TEXT_COMPLETION, model_name(manager.model))
-            begun = _Ledger(series, device_name(manager.model))
-            found = self._by_manager.setdefault(manager, begun)
-            if found is begun:
-                self.recorder.watch_queue(series, _queue_size(weakref.ref(manager)))
-        return found
-
-
-def _queue_size(manager: weakref.ref[Any]) -> Callable[[], int | None]:
-    """How many requests of a manager have not been scheduled yet; takes no lock."""
-
-    def waiting() -> int | None:
-        found = manager()
-        if found is None:
-            return None
-        processor = found.batch_processor
-        scheduled_later = 0 if processor is None else len(processor.scheduler.waiting_requests)
-        return len(found.input_queue.queue) + scheduled_later
-
-    return waiting
-
-
 # --- the user's threads ------------------------------------------------------------------------
 
 
-def _observe_submission(ledgers: _Ledgers, original: Any) -> Any:
+def _observe_submission(ledgers: Ledgers, original: Any) -> Any:
     @functools.wraps(original)
     def add_request(self: Any, *args: Any, **kwargs: Any) -> Any:
         entry = guarded(_submit, ledgers, self)
@@ -179,7 +85,7 @@ def _observe_submission(ledgers: _Ledgers, original: Any) -> Any:
     return add_request
 
 
-def _submit(ledgers: _Ledgers, manager: Any) -> _Submitted | None:
+def _submit(ledgers: Ledgers, manager: Any) -> Submitted | None:
     if not getattr(manager, "is_tp_driver", True):
         # With tensor parallelism one process submits; in the others this call does nothing.
         return None
@@ -189,7 +95,7 @@ def _submit(ledgers: _Ledgers, manager: Any) -> _Submitted | None:
         return None
     inference.device = ledger.device
     inference.batch_size = 1
-    return _Submitted(inference, getattr(manager, "num_return_sequences", 1))
+    return Submitted(inference, getattr(manager, "num_return_sequences", 1))
 
 
 def _observe_creation(original: Any) -> Any:
@@ -204,7 +110,7 @@ def _observe_creation(original: Any) -> Any:
     return __init__
 
 
-def _register(ledger: _Ledger, entry: _Submitted, request_id: str) -> None:
+def _register(ledger: Ledger, entry: Submitted, request_id: str) -> None:
     """Enter a request under its id, before the manager's thread can know it."""
     entry.request_id = request_id
     displaced = ledger.take(request_id)
@@ -214,7 +120,7 @@ def _register(ledger: _Ledger, entry: _Submitted, request_id: str) -> None:
         displaced.inference.cancel()
 
 
-def _observe_cancellation(ledgers: _Ledgers, original: Any) -> Any:
+def _observe_cancellation(ledgers: Ledgers, original: Any) -> Any:
     @functools.wraps(original)
     def cancel_request(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
@@ -224,7 +130,7 @@ def _observe_cancellation(ledgers: _Ledgers, original: Any) -> Any:
     return cancel_request
 
 
-def _cancel(ledgers: _Ledgers, manager: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _cancel(ledgers: Ledgers, manager: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     entry = ledgers.of(manager).take(args[0] if args else kwargs.get("request_id"))
     if entry is not None:
         entry.inference.cancel()
@@ -233,7 +139,7 @@ def _cancel(ledgers: _Ledgers, manager: Any, args: tuple[Any, ...], kwargs: dict
 # --- the manager's thread ----------------------------------------------------------------------
 
 
-def _observe_loop(ledgers: _Ledgers, original: Any) -> Any:
+def _observe_loop(ledgers: Ledgers, original: Any) -> Any:
     @functools.wraps(original)
     def run_generation_loop(self: Any, *args: Any, **kwargs: Any) -> Any:
         # The model calls of the loop belong to many requests at once: they are none themselves.
@@ -245,9 +151,22 @@ def _observe_loop(ledgers: _Ledgers, original: Any) -> Any:
         finally:
             detach(token)
             if ledger is not None:
-                ledger.cancel_all()
+                ledger.end_all(None)
 
     return run_generation_loop
+
+
+def _observe_crash(original: Any) -> Any:
+    @functools.wraps(original)
+    def handle_critical_error(self: Any, error: BaseException, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, error, *args, **kwargs)
+        ledger = get_current().get(_LEDGER)
+        if isinstance(ledger, Ledger):
+            # Those of which the framework, in some of its versions, tells nobody.
+            ledger.end_all(error)
+        return result
+
+    return handle_critical_error
 
 
 def _observe_token(original: Any) -> Any:
@@ -296,9 +215,9 @@ def _observe_output(original: Any) -> Any:
     return to_generation_output
 
 
-def _entry_of(state: Any) -> _Submitted | None:
+def _entry_of(state: Any) -> Submitted | None:
     ledger = get_current().get(_LEDGER)
-    return ledger.find(state.request_id) if isinstance(ledger, _Ledger) else None
+    return ledger.find(state.request_id) if isinstance(ledger, Ledger) else None
 
 
 def _read_output(state: Any, output: Any) -> None:
@@ -322,7 +241,7 @@ def _read_output(state: Any, output: Any) -> None:
         inference.end()
 
 
-def _give_up(entry: _Submitted) -> None:
+def _give_up(entry: Submitted) -> None:
     _strike(entry)
     error, entry.error = entry.error, None
     if error is None:
@@ -334,9 +253,9 @@ def _give_up(entry: _Submitted) -> None:
         entry.inference.fail(error)
 
 
-def _strike(entry: _Submitted) -> None:
+def _strike(entry: Submitted) -> None:
     ledger = get_current().get(_LEDGER)
-    if isinstance(ledger, _Ledger):
+    if isinstance(ledger, Ledger):
         ledger.take(entry.request_id)
 
 

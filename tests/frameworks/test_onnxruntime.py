@@ -9,6 +9,7 @@ import inspect
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,6 +33,17 @@ from tests.support.telemetry import Telemetry, wait_until
 ERRORS = "onnxruntime.capi.onnxruntime_pybind11_state"
 VERSION = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 METHODS = ("run", "run_async", "run_with_iobinding", "run_with_ort_values", "run_with_ortvaluevector")
+
+
+def instrumented() -> Telemetry:
+    """No other framework: what the tests before have imported makes no difference."""
+    return Telemetry(frameworks=("onnxruntime", "sklearn"))
+
+
+@pytest.fixture
+def telemetry() -> Iterator[Telemetry]:
+    with instrumented() as running:
+        yield running
 
 
 def span(
@@ -183,7 +195,7 @@ class TestModel:
 
     def test_a_session_from_before(self) -> None:
         session = tiny_onnx.session()
-        with Telemetry() as telemetry:
+        with instrumented() as telemetry:
             session.run(None, {"x": rows(1)})
             assert telemetry.spans() == [span(batch=1)]
 
@@ -384,7 +396,7 @@ class TestAsynchronous:
 
     def test_after_uninstrument(self) -> None:
         session, answers = tiny_onnx.session(), Answers()
-        with Telemetry():
+        with instrumented():
             kept = session.run_async
         kept(None, {"x": rows(1)}, answers, "data")
         assert answers.wait()[1] == "data"
@@ -417,7 +429,7 @@ class TestUnchanged:
             name: (inspect.signature(vars(collection.Session)[name]), vars(collection.Session)[name])
             for name in METHODS
         }
-        with Telemetry():
+        with instrumented():
             for name, (signature, original) in before.items():
                 wrapped = vars(collection.Session)[name]
                 assert wrapped is not original and wrapped.__wrapped__ is original

@@ -69,6 +69,17 @@ METHODS = (
 )
 
 
+def instrumented() -> Telemetry:
+    """No other framework: what the tests before have imported makes no difference."""
+    return Telemetry(frameworks=("sklearn",))
+
+
+@pytest.fixture
+def telemetry() -> Iterator[Telemetry]:
+    with instrumented() as running:
+        yield running
+
+
 def span(
     operation: str,
     model: str,
@@ -561,7 +572,7 @@ class TestUnchanged:
     def test_a_pickle_is_the_same_as_without_us(self) -> None:
         model = logistic()
         before = pickle.dumps(model), pickle.dumps(model.predict)
-        with Telemetry():
+        with instrumented():
             assert (pickle.dumps(model), pickle.dumps(model.predict)) == before
             assert vars(model).keys() == vars(pickle.loads(before[0])).keys()
 
@@ -606,7 +617,7 @@ class TestUnchanged:
         # cloudpickle gives back a class that is still known, so the loaded one must be another.
         del Local
         stored = stored.replace(b"Local", b"Other")
-        with Telemetry() as telemetry:
+        with instrumented() as telemetry:
             model = pickle.loads(stored)
             model.predict(IRIS)
             assert telemetry.spans() == [span("predict", type(model).__name__, device=None)]
@@ -614,7 +625,7 @@ class TestUnchanged:
     def test_clone_parameters_and_representation(self) -> None:
         model = make_pipeline(StandardScaler(), SVC(C=3))
         seen = [dir(model), repr(model)]
-        with Telemetry():
+        with instrumented():
             assert [dir(model), repr(model)] == seen
             assert repr(clone(model)) == repr(model)
             assert clone(model).get_params()["svc__C"] == 3
@@ -668,7 +679,7 @@ class TestUnchanged:
 class TestUninstrument:
     def test_every_attribute_is_restored(self) -> None:
         before = _attributes()
-        with Telemetry():
+        with instrumented():
             changed = {key for key, value in _attributes().items() if value is not before[key]}
             assert len(changed) > 400
 
@@ -685,20 +696,20 @@ class TestUninstrument:
     def test_again(self) -> None:
         model = logistic()
         for _ in range(2):
-            with Telemetry() as telemetry:
+            with instrumented() as telemetry:
                 model.predict(IRIS)
                 assert telemetry.spans() == [span("predict", "LogisticRegression")]
 
     def test_a_method_kept_from_before_is_silent_after(self) -> None:
         model = logistic()
-        with Telemetry() as telemetry:
+        with instrumented() as telemetry:
             kept = model.predict
             kept(IRIS)
         assert (kept(IRIS) == model.predict(IRIS)).all()
         assert len(telemetry.spans()) == 1
 
     def test_what_others_wrapped_since_is_theirs(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with Telemetry():
+        with instrumented():
             ours = vars(EarlyClassifier)["predict"]
             theirs = functools.wraps(ours)(lambda self, X: ours(self, X))
             EarlyClassifier.predict = theirs

@@ -78,6 +78,7 @@ def test_every_original_is_put_back_and_nothing_was_left_out(caplog: Any) -> Non
         ("ContinuousBatchingManager", "add_request"),
         ("ContinuousBatchingManager", "cancel_request"),
         ("ContinuousBatchingManager", "_run_generation_loop"),
+        ("ContinuousBatchingManager", "_handle_critical_error"),
         ("ContinuousBatchingManager", "warmup"),
         ("ContinuousBatchProcessor", "_handle_request_error"),
         ("RequestState", "__init__"),
