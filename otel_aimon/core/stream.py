@@ -51,6 +51,7 @@ def observed_generator_function(original: F, start: Start, on_item: OnItem | Non
         inference = started(start)
         # Without an inference the steps are forwarded all the same, in whatever context is current.
         context: Any = None if inference is None else inference.context
+        _carried = _Carried(inference)
         step: Callable[[Any], Any] = generator.send
         argument: Any = None
         closing = False
@@ -102,6 +103,7 @@ def observed_async_generator_function(original: F, start: Start, on_item: OnItem
         del args, kwargs
         inference = started(start)
         context: Any = None if inference is None else inference.context
+        _carried = _Carried(inference)
         pending: Any = _first_step(generator)
         closing = False
         while True:
@@ -140,6 +142,23 @@ def observed_async_generator_function(original: F, start: Start, on_item: OnItem
                 pending = generator.athrow(error)
 
     return generate  # type: ignore[return-value]
+
+
+class _Carried:
+    """Lives in a generator's frame and goes with it.
+
+    Garbage is closed as a rule, but not when its event loop is gone, nor when it yields once more
+    instead of ending.
+    """
+
+    __slots__ = ("_inference",)
+
+    def __init__(self, inference: Inference | None) -> None:
+        self._inference = inference
+
+    def __del__(self) -> None:
+        if self._inference is not None:
+            self._inference.abandon()
 
 
 def _first_step(generator: AsyncGenerator[Any, Any]) -> Any:
