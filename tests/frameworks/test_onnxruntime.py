@@ -76,6 +76,19 @@ def span(
     }
 
 
+_LASTING: list[Any] = []
+
+
+def lasting_session(**options: Any) -> Any:
+    """A session for the whole run.
+
+    Old versions hang when the last reference goes while a thread of the session still needs the
+    interpreter, with or without otel-aimon.
+    """
+    _LASTING.append(tiny_onnx.session(**options))
+    return _LASTING[-1]
+
+
 class Answers:
     """A callback that remembers what it was called with."""
 
@@ -275,7 +288,7 @@ class TestErrors:
 class TestAsynchronous:
     @pytest.mark.parametrize("by_keyword", [False, True])
     def test_the_callback_gets_its_arguments(self, telemetry: Telemetry, by_keyword: bool) -> None:
-        session, answers, data = tiny_onnx.session(), Answers(), object()
+        session, answers, data = lasting_session(), Answers(), object()
         if by_keyword:
             session.run_async(None, {"x": rows(3)}, callback=answers, user_data=data)
         else:
@@ -286,7 +299,7 @@ class TestAsynchronous:
         assert telemetry.counts() == {("onnxruntime", "tiny_linear", "run"): 1}
 
     def test_the_callback_runs_below_the_request(self, telemetry: Telemetry) -> None:
-        session, answers = tiny_onnx.session(), Answers()
+        session, answers = lasting_session(), Answers()
 
         def callback(results: Any, user_data: Any, error: str) -> None:
             assert [each["name"] for each in telemetry.spans()] == ["run tiny_linear"]
@@ -306,7 +319,7 @@ class TestAsynchronous:
         assert telemetry.counts() == {("onnxruntime", "tiny_linear", "run"): 2}
 
     def test_an_error(self, telemetry: Telemetry) -> None:
-        session, answers = tiny_onnx.session(), Answers()
+        session, answers = lasting_session(), Answers()
         session.run_async(None, {"x": np.ones((3, 7), np.float32)}, answers, None)
         _, _, error = answers.wait()
         assert "dimensions" in error
@@ -315,9 +328,9 @@ class TestAsynchronous:
     def test_a_refused_run(self, telemetry: Telemetry) -> None:
         answers = Answers()
         with pytest.raises(InvalidArgument, match="at least one thread"):
-            tiny_onnx.session(threads=1).run_async(None, {"x": rows(1)}, answers, None)
+            lasting_session(threads=1).run_async(None, {"x": rows(1)}, answers, None)
         with pytest.raises(ValueError, match="missing"):
-            tiny_onnx.session().run_async(None, {}, answers, None)
+            lasting_session().run_async(None, {}, answers, None)
         assert answers.calls == []
         assert telemetry.spans() == [
             span(batch=1, error=f"{ERRORS}.InvalidArgument"),
@@ -333,14 +346,14 @@ class TestAsynchronous:
         def callback(*_: Any) -> None:
             raise KeyError("theirs")
 
-        session = tiny_onnx.session()
+        session = lasting_session()
         session.run_async(None, {"x": rows(1)}, callback, None)
         wait_until(lambda: failed)
         assert failed == [KeyError]
         assert telemetry.spans() == [span(batch=1)]
 
     def test_nothing_of_the_call_is_kept(self, telemetry: Telemetry) -> None:
-        session, answers = tiny_onnx.session(), Answers()
+        session, answers = lasting_session(), Answers()
 
         class Data:
             pass
@@ -356,7 +369,7 @@ class TestAsynchronous:
         wait_until(lambda: gc.collect() is not None and gone() is None)
 
     def test_many_at_once(self, telemetry: Telemetry) -> None:
-        session = tiny_onnx.session()
+        session = lasting_session()
         found: list[int] = []
 
         def callback(results: Any, number: int, error: str) -> None:
@@ -370,7 +383,7 @@ class TestAsynchronous:
         assert telemetry.counts() == {("onnxruntime", "tiny_linear", "run"): 60}
 
     def test_with_asyncio(self, telemetry: Telemetry) -> None:
-        session = tiny_onnx.session()
+        session = lasting_session()
         variable = contextvars.ContextVar("variable", default=0)
 
         async def classify(number: int) -> int:
@@ -395,7 +408,7 @@ class TestAsynchronous:
         assert {each["parent"] for each in telemetry.spans()} == {None}
 
     def test_after_uninstrument(self) -> None:
-        session, answers = tiny_onnx.session(), Answers()
+        session, answers = lasting_session(), Answers()
         with instrumented():
             kept = session.run_async
         kept(None, {"x": rows(1)}, answers, "data")
