@@ -53,7 +53,7 @@ class Exported(ClassifierMixin, BaseEstimator):
 
 @pytest.fixture
 def telemetry() -> Iterator[Telemetry]:
-    with Telemetry(frameworks=("sklearn", "onnxruntime", "transformers")) as running:
+    with Telemetry(frameworks=("sklearn", "onnxruntime", "transformers", "torch")) as running:
         yield running
 
 
@@ -123,9 +123,9 @@ def test_a_pool_of_threads_that_serves_them_all(telemetry: Telemetry, pipeline: 
     assert parents.count(None) == 100
 
 
-def test_with_text_generation(telemetry: Telemetry, pipeline: Pipeline) -> None:
+def test_four_frameworks_at_once(telemetry: Telemetry, pipeline: Pipeline) -> None:
     pytest.importorskip("transformers")
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     from tests.frameworks.tiny_hf import make_llama, make_tokenizer
 
     tokenizer, llama, session = make_tokenizer(), make_llama(), tiny_onnx.session()
@@ -134,16 +134,23 @@ def test_with_text_generation(telemetry: Telemetry, pipeline: Pipeline) -> None:
     def generate() -> None:
         llama.generate(**prompt, max_new_tokens=3, do_sample=False, eos_token_id=None)
 
+    linear = torch.nn.Linear(4, 2).eval()
+
+    def forward() -> None:
+        with torch.inference_mode():
+            linear(torch.ones(3, 4))
+
     jobs = {
+        ("torch", "Linear", "forward"): forward,
         ("transformers", "tiny/llama", "text_completion"): generate,
         PIPELINE: lambda: pipeline.predict(IRIS[:3]),
         SESSION: lambda: session.run(None, {"x": rows(2)}),
     }
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(job) for _ in range(5) for job in jobs.values()]:
             done.result()
     assert telemetry.counts() == dict.fromkeys(jobs, 5)
-    assert len(telemetry.spans()) == 15
+    assert len(telemetry.spans()) == 20
 
 
 def test_tasks_of_an_event_loop(telemetry: Telemetry, pipeline: Pipeline) -> None:
