@@ -9,14 +9,14 @@ scikit-learn runs in its own worker threads, where the request's context is out 
 from __future__ import annotations
 
 import functools
-import inspect
 import weakref
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from otel_aimon.core.call import observed, quiet
 from otel_aimon.core.guard import swallow
 from otel_aimon.core.layers import Layer
+from otel_aimon.instrumentation.sklearn_model import Kinds, is_on_host, package, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,18 +41,6 @@ REQUESTS = (
 
 SILENT = ("fit", "partial_fit", "fit_transform", "fit_predict", "score")
 """Methods that train or grade: the predictions inside are nobody's requests."""
-
-_INNER = ("steps", "estimator", "base_estimator", "final_estimator", "regressor")
-"""Constructor parameters under which a meta-estimator keeps the estimator that decides."""
-
-_MANY_INNER = frozenset({"estimators", "transformers", "transformer_list", "func"})
-"""Constructor parameters that bring in code which may run anywhere."""
-
-_MAX_DEPTH = 4
-
-_ON_HOST = frozenset({"numpy", "scipy", "pandas", "polars"})
-_WITH_SHAPE = _ON_HOST | {"torch", "cupy", "jax", "jaxlib"}
-"""Packages whose containers tell their shape at no cost."""
 
 
 def hook_estimators(hooks: Hooks, module: Any) -> None:
@@ -85,6 +73,11 @@ def _subclass_makers(*classes: Any) -> list[Any]:
     return [each for each in dict.fromkeys(found) if "__init_subclass__" in vars(each)]
 
 
+def _first_of(makers: list[Any], cls: Any) -> Any:
+    """The one of ``makers`` that is called first, and so is the last to be through, for ``cls``."""
+    return next((each for each in cls.__mro__ if any(each is maker for maker in makers)), None)
+
+
 def _subclasses(base: type) -> Iterator[type]:
     """``base`` and all its subclasses, each once."""
     found: set[type] = {base}
@@ -104,7 +97,7 @@ class _Classes:
     """
 
     def __init__(self, base: type, recorder: Recorder) -> None:
-        kinds = _Kinds(base)
+        kinds = Kinds(base)
         begins = {name: _begin(name, base, kinds, recorder) for name in REQUESTS}
         self._wrappers: dict[str, Callable[[Any], Any]] = {
             **{name: functools.partial(observed, begin=begin) for name, begin in begins.items()},
@@ -125,7 +118,7 @@ class _Classes:
             @functools.wraps(original)
             def init_subclass(cls: Any, *args: Any, **kwargs: Any) -> None:
                 original(cls, *args, **kwargs)
-                if next(each for each in cls.__mro__ if each in makers) is owner:
+                if _first_of(makers, cls) is owner:
                     self.cover(cls)
 
             return init_subclass
@@ -141,8 +134,7 @@ class _Classes:
         @functools.wraps(original)
         def set_state(estimator: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(estimator, *args, **kwargs)
-            if type(estimator) not in self._finished:
-                self.cover(type(estimator))
+            self.cover(type(estimator))
             return result
 
         return set_state
@@ -150,6 +142,8 @@ class _Classes:
     def cover(self, cls: type) -> None:
         """Replace the methods of ``cls`` and of its parents, mixins too, each in its own class."""
         try:
+            if cls in self._finished:
+                return
             for owner in cls.__mro__:
                 if owner not in self._finished:
                     self._cover_body(owner)
@@ -157,7 +151,7 @@ class _Classes:
             swallow(error, "the instrumentation of an estimator class")
 
     def _cover_body(self, owner: type) -> None:
-        own = _package(owner) == "sklearn"
+        own = package(owner) == "sklearn"
         if own:
             self._finished.add(owner)
         body = vars(owner)
@@ -241,7 +235,7 @@ class _Recorded:
         return getattr, (self._original, "__call__")
 
 
-def _begin(operation: str, base: type, kinds: _Kinds, recorder: Recorder) -> Begin:
+def _begin(operation: str, base: type, kinds: Kinds, recorder: Recorder) -> Begin:
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
         if not args or not isinstance(args[0], base):
             return None
@@ -250,92 +244,9 @@ def _begin(operation: str, base: type, kinds: _Kinds, recorder: Recorder) -> Beg
         if inference is None:
             return None
         data = args[1] if len(args) > 1 else kwargs.get("X")
-        inference.batch_size = _rows(data)
-        if on_host and _is_on_host(data):
+        inference.batch_size = rows(data)
+        if on_host and is_on_host(data):
             inference.device = "cpu"
         return inference
 
     return begin
-
-
-class _Kind(NamedTuple):
-    """What the class of an estimator tells: once for all its instances."""
-
-    name: str
-    inner: str | None
-    on_host: bool
-
-
-class _Kinds:
-    """Names estimators after their classes: ``SVC``, ``Pipeline(SVC)``, ``GridSearchCV(Pipeline(SVC))``."""
-
-    def __init__(self, base: type) -> None:
-        self._base = base
-        self._known: weakref.WeakKeyDictionary[type, _Kind] = weakref.WeakKeyDictionary()
-
-    def describe(self, estimator: Any) -> tuple[str, bool]:
-        """The model's name, and whether it is known to compute on the host."""
-        kind = self._of(type(estimator))
-        if kind.inner is None:
-            return kind.name, kind.on_host
-        names = [kind.name]
-        on_host = kind.on_host
-        while kind.inner is not None and len(names) < _MAX_DEPTH:
-            estimator = _inner(estimator, kind.inner)
-            if not isinstance(estimator, self._base):
-                on_host = on_host and (estimator is None or type(estimator) is str)
-                break
-            kind = self._of(type(estimator))
-            names.append(kind.name)
-            on_host = on_host and kind.on_host
-        return "(".join(names) + ")" * (len(names) - 1), on_host
-
-    def _of(self, cls: type) -> _Kind:
-        kind = self._known.get(cls)
-        if kind is None:
-            parameters = _constructor_parameters(cls)
-            kind = self._known[cls] = _Kind(
-                cls.__name__,
-                next((each for each in _INNER if each in parameters), None),
-                _package(cls) == "sklearn" and _MANY_INNER.isdisjoint(parameters),
-            )
-        return kind
-
-
-def _constructor_parameters(cls: Any) -> frozenset[str]:
-    try:
-        return frozenset(inspect.signature(cls.__init__).parameters)
-    except (TypeError, ValueError):
-        return frozenset()
-
-
-def _inner(estimator: Any, attribute: str) -> Any:
-    state = estimator.__dict__
-    if attribute == "steps":
-        steps = state.get("steps")
-        # Only a pipeline's own list of tuples: anything else is not ours to look into.
-        last = steps[-1] if type(steps) is list and steps else None
-        return last[-1] if type(last) is tuple and last else None
-    best = state.get("best_estimator_")
-    return state.get(attribute) if best is None else best
-
-
-def _package(cls: type) -> str:
-    return cls.__module__.partition(".")[0]
-
-
-def _rows(data: Any) -> int | None:
-    """Items in the input, where that is known at no cost."""
-    cls = type(data)
-    if cls is list or cls is tuple:
-        return len(data)
-    if _package(cls) not in _WITH_SHAPE:
-        return None
-    shape = getattr(data, "shape", None)
-    rows = shape[0] if shape else None
-    return rows if type(rows) is int else None
-
-
-def _is_on_host(data: Any) -> bool:
-    cls = type(data)
-    return data is None or cls is list or cls is tuple or _package(cls) in _ON_HOST

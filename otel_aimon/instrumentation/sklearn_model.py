@@ -1,0 +1,110 @@
+"""What an estimator and its input tell of a request at no cost: model name, device, batch size."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from typing import Any, NamedTuple
+
+_INNER = ("steps", "estimator", "base_estimator", "final_estimator", "regressor")
+"""Constructor parameters under which a meta-estimator keeps the estimator that decides."""
+
+_MANY_INNER = frozenset({"estimators", "transformers", "transformer_list", "func"})
+"""Constructor parameters that bring in code which may run anywhere."""
+
+_MAX_DEPTH = 4
+
+_ON_HOST = frozenset({"numpy", "scipy", "pandas", "polars"})
+_WITH_SHAPE = _ON_HOST | {"torch", "cupy", "jax", "jaxlib"}
+"""Packages whose containers tell their shape at no cost."""
+
+
+class _Kind(NamedTuple):
+    """What the class of an estimator tells: once for all its instances."""
+
+    name: str
+    inner: str | None
+    on_host: bool
+
+
+class Kinds:
+    """Names estimators after their classes: ``SVC``, ``Pipeline(SVC)``, ``GridSearchCV(Pipeline(SVC))``.
+
+    Args:
+        base: ``sklearn.base.BaseEstimator``.
+    """
+
+    def __init__(self, base: type) -> None:
+        self._base = base
+        self._known: weakref.WeakKeyDictionary[type, _Kind] = weakref.WeakKeyDictionary()
+
+    def describe(self, estimator: Any) -> tuple[str, bool]:
+        """The model's name, and whether it is known to compute on the host."""
+        kind = self._of(type(estimator))
+        if kind.inner is None:
+            return kind.name, kind.on_host
+        names = [kind.name]
+        on_host = kind.on_host
+        while kind.inner is not None and len(names) < _MAX_DEPTH:
+            estimator = _inner(estimator, kind.inner)
+            if not isinstance(estimator, self._base):
+                on_host = on_host and (estimator is None or type(estimator) is str)
+                break
+            kind = self._of(type(estimator))
+            names.append(kind.name)
+            on_host = on_host and kind.on_host
+        else:
+            on_host = on_host and kind.inner is None
+        return "(".join(names) + ")" * (len(names) - 1), on_host
+
+    def _of(self, cls: type) -> _Kind:
+        kind = self._known.get(cls)
+        if kind is None:
+            parameters = _constructor_parameters(cls)
+            kind = self._known[cls] = _Kind(
+                cls.__name__,
+                next((each for each in _INNER if each in parameters), None),
+                package(cls) == "sklearn" and _MANY_INNER.isdisjoint(parameters),
+            )
+        return kind
+
+
+def _constructor_parameters(cls: Any) -> frozenset[str]:
+    try:
+        return frozenset(inspect.signature(cls.__init__).parameters)
+    except (TypeError, ValueError):
+        return frozenset()
+
+
+def _inner(estimator: Any, attribute: str) -> Any:
+    state = estimator.__dict__
+    if attribute == "steps":
+        steps = state.get("steps")
+        # Only a pipeline's own list of tuples: anything else is not ours to look into.
+        last = steps[-1] if type(steps) is list and steps else None
+        return last[-1] if type(last) is tuple and last else None
+    best = state.get("best_estimator_")
+    return state.get(attribute) if best is None else best
+
+
+def package(cls: type) -> str:
+    """The top-level package of a class."""
+    return cls.__module__.partition(".")[0]
+
+
+def rows(data: Any) -> int | None:
+    """Items in the input, where that is known at no cost."""
+    cls = type(data)
+    if cls is list or cls is tuple:
+        return len(data)
+    if package(cls) not in _WITH_SHAPE:
+        return None
+    shape = getattr(data, "shape", None)
+    first = shape[0] if shape else None
+    return first if type(first) is int else None
+
+
+def is_on_host(data: Any) -> bool:
+    """Whether the input is known to lie in the host's memory; no input lies nowhere else."""
+    cls = type(data)
+    return data is None or cls is list or cls is tuple or package(cls) in _ON_HOST
