@@ -3,7 +3,7 @@
 ``__all__`` is the public API; everything else may change without notice.
 """
 
-from otel_aimon.api import force_flush, inference, instrument, monitor, uninstrument
+from otel_aimon.api import force_flush, inference, instrument, instrument_module, monitor, uninstrument
 from otel_aimon.config import Settings
 from otel_aimon.version import __version__
 
@@ -13,6 +13,7 @@ __all__ = [
     "force_flush",
     "inference",
     "instrument",
+    "instrument_module",
     "monitor",
     "uninstrument",
 ]

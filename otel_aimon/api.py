@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 
 from otel_aimon import runtime
 from otel_aimon.core.call import leave, observed, observed_async
-from otel_aimon.core.guard import swallow
+from otel_aimon.core.guard import guarded, swallow
 from otel_aimon.core.layers import Layer
 from otel_aimon.core.naming import bounded_text
 from otel_aimon.core.stream import (
@@ -24,6 +24,7 @@ from otel_aimon.core.stream import (
     observed_generator_function,
 )
 from otel_aimon.entrypoints import FRAMEWORK_INSTRUMENTORS, AimonInstrumentor
+from otel_aimon.instrumentation import loader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +83,23 @@ def force_flush() -> None:
     running = runtime.current()
     if running is not None:
         running.force_flush()
+
+
+def instrument_module(module: Any, name: str | None = None) -> None:
+    """Make a torch module a root: called with gradients off, it is a request.
+
+    Modules on which ``eval()`` is called are roots already, as are those that ``torch.compile``,
+    TorchScript and ``torch.export`` return; this is for others, and for giving a name.
+
+    Args:
+        module: A ``torch.nn.Module``.
+        name: The model's name; that of its class by default.
+    """
+    hooks = loader.hooks_of("torch")
+    if hooks is not None:
+        from otel_aimon.instrumentation.torch import add_root
+
+        guarded(add_root, hooks, module, name)
 
 
 class inference:  # noqa: N801 - reads as a function: `with otel_aimon.inference("chat"):`

@@ -17,6 +17,7 @@ def test_the_names() -> None:
         "force_flush",
         "inference",
         "instrument",
+        "instrument_module",
         "monitor",
         "uninstrument",
     ]
@@ -32,12 +33,13 @@ def test_each_is_documented() -> None:
 def test_the_parameters() -> None:
     signatures = {
         name: list(inspect.signature(getattr(otel_aimon, name)).parameters)
-        for name in ("force_flush", "inference", "instrument", "monitor", "uninstrument")
+        for name in ("force_flush", "inference", "instrument", "instrument_module", "monitor", "uninstrument")
     }
     assert signatures == {
         "force_flush": [],
         "inference": ["operation", "model", "framework", "provider", "batch_size", "device", "client"],
         "instrument": ["tracer_provider", "meter_provider", "logger_provider", "settings"],
+        "instrument_module": ["module", "name"],
         "monitor": ["function", "operation", "model", "framework", "provider", "token_per_item"],
         "uninstrument": [],
     }

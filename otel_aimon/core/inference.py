@@ -141,6 +141,13 @@ class Inference:
             self.first_ns = now
         self.last_ns = now
 
+    def add_input_tokens(self, tokens: int | None) -> None:
+        """Count the tokens of one batch of the request; None makes the whole sum unknown."""
+        if tokens is None:
+            self._forget("input_tokens")
+        elif "input_tokens" not in self.unknown:
+            self._add("input_tokens", tokens)
+
     def end(self) -> None:
         """End it. Only the first end counts, whichever thread it comes from."""
         try:

@@ -68,6 +68,12 @@ def disarm(name: str) -> None:
             hooks.restore()
 
 
+def hooks_of(name: str) -> Hooks | None:
+    """The hooks of a framework that is armed."""
+    with _lock:
+        return _armed.get(name)
+
+
 def armed() -> list[str]:
     """The frameworks that are hooked, or will be once they are imported."""
     with _lock:

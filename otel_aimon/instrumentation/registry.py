@@ -68,6 +68,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
             ("torch.jit", "hook_script"),
             ("torch._dynamo.eval_frame", "hook_compiled"),
             ("torch._dynamo.trace_rules", "hook_tracing"),
+            ("torch.fx._symbolic_trace", "hook_fx"),
             ("torch.export.exported_program", "hook_exported"),
         ),
         records="modules on which `eval()` is called, and compiled, scripted and exported modules, with gradients off",

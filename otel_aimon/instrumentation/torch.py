@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from otel_aimon.core.call import quiet
 from otel_aimon.core.guard import swallow
 from otel_aimon.instrumentation.torch_roots import Roots
 
@@ -75,6 +76,16 @@ def hook_tracing(_hooks: Hooks, module: Any) -> None:
         module: ``torch._dynamo.trace_rules``.
     """
     module.add("otel_aimon")
+
+
+def hook_fx(hooks: Hooks, module: Any) -> None:
+    """Keep symbolic tracing silent: it calls modules to see what they do.
+
+    Args:
+        hooks: Of PyTorch.
+        module: ``torch.fx._symbolic_trace``.
+    """
+    hooks.wrap(module.Tracer, "trace", lambda original: quiet(original, hooks.recorder))
 
 
 def hook_exported(hooks: Hooks, module: Any) -> None:

@@ -1,0 +1,45 @@
+"""Small torch modules for the tests; importable, so that they pickle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Tiny(nn.Module):
+    """Two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.second = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+class Parent(nn.Module):
+    """Holds another module."""
+
+    def __init__(self, child: nn.Module) -> None:
+        super().__init__()
+        self.child = child
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.child(x) * 2
+
+
+class Failing(nn.Module):
+    """Raises in its forward."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("the input, which is private")
+
+
+class SaysItself(Tiny):
+    """Says itself what goes into its pickle."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)
