@@ -110,10 +110,14 @@ class TestPrecedence:
         found = resolve(arguments={"max_models": "x"}, file={"max_models": -1}, environ=self.ENVIRON)
         assert found.max_models == 3
         assert warnings(caplog) == [
-            "otel-aimon: max_models='x' from the arguments of instrument() is not accepted "
-            "(a whole number from 1 to 10000); using 3 from the environment.",
-            "otel-aimon: max_models=-1 from the declarative configuration file is not accepted "
-            "(a whole number from 1 to 10000); using 3 from the environment.",
+            (
+                "otel-aimon: max_models='x' from the arguments of instrument() is not accepted "
+                "(a whole number from 1 to 10000); using 3 from the environment."
+            ),
+            (
+                "otel-aimon: max_models=-1 from the declarative configuration file is not accepted "
+                "(a whole number from 1 to 10000); using 3 from the environment."
+            ),
         ]
 
     def test_what_the_sdk_passes_on_from_the_file_is_still_the_file(

@@ -41,8 +41,9 @@ def inference_metrics(telemetry: Telemetry) -> dict[str, list[tuple[Any, ...]]]:
             for point in points
         ]
         for name, points in telemetry.metrics().items()
-        if name.startswith(("aimon.inference.duration", "aimon.inference.tokens", "aimon.inference.batch"))
-        or name.startswith("gen_ai.")
+        if name.startswith(
+            ("aimon.inference.duration", "aimon.inference.tokens", "aimon.inference.batch", "gen_ai.")
+        )
     }
 
 
