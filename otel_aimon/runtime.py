@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from otel_aimon import fork, processor, selfmon, semconv
+from otel_aimon import fork, processor, selfmon, semconv, shutdown
 from otel_aimon.analysis.windows import Windows
 from otel_aimon.config import FILE_SECTION, Settings, declarative_sections
 from otel_aimon.core import instruments
@@ -23,6 +23,8 @@ from otel_aimon.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from otel_aimon.instrumentation.hooks import Hooks
 
 logger = logging.getLogger("otel_aimon")
 
@@ -73,6 +75,7 @@ class Runtime:
         )
         self.processor = processor.InferenceSpanProcessor(self.recorder, self.pipeline.drain)
         self._wants_processor = False
+        self.shutdown_hooks: Hooks | None = None
         # Registered first: its callback drains the queue, so that a collection counts every
         # request that ended before it.
         observe(meter, semconv.INFERENCE_ACTIVE, self._observe_active)
@@ -139,6 +142,8 @@ class Runtime:
     def stop(self) -> None:
         """Take no new request, and drain what ended."""
         self.recorder.close()
+        if self.shutdown_hooks is not None:
+            self.shutdown_hooks.restore()
         self.processor.active = False
         self._wants_processor = False
         self.pipeline.stop()
@@ -191,6 +196,7 @@ def start(
             logger_provider=logger_provider,
         )
         fork.register(current)
+        _current.shutdown_hooks = shutdown.watch(_current, current)
         atexit.register(_at_exit)
         return _current
 
