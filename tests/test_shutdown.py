@@ -1,0 +1,68 @@
+"""A server that ends its process without exit handlers is flushed before."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import otel_aimon
+from otel_aimon import runtime, shutdown
+from tests.support.telemetry import Telemetry
+
+SERVER = '''
+class Server:
+    """Has the one method of uvicorn's that matters here."""
+
+    async def shutdown(self, sockets=None):
+        return ("closed", sockets)
+'''
+
+
+@pytest.fixture
+def uvicorn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A package of uvicorn's shape, imported for real; the real one is in the tests of whole processes."""
+    package = tmp_path / "uvicorn"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "server.py").write_text(SERVER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("uvicorn", "uvicorn.server"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module("uvicorn.server")
+    for name in ("uvicorn", "uvicorn.server"):
+        sys.modules.pop(name, None)
+
+
+def test_requests_are_handed_over_when_the_server_has_stopped(uvicorn: Any) -> None:
+    original = uvicorn.Server.shutdown
+    with Telemetry(interval=60) as telemetry:
+        with otel_aimon.inference("chat", model="m"):
+            pass
+        assert uvicorn.Server.shutdown is not original
+        assert asyncio.run(uvicorn.Server().shutdown("sockets")) == ("closed", "sockets")
+        running = runtime.current()
+        assert running is not None
+        assert len(running.recorder.queue) == 0
+        assert telemetry.counts() == {("manual", "m", "chat"): 1}
+    assert uvicorn.Server.shutdown is original
+
+
+def test_a_backend_that_hangs_does_not_hold_up_the_end(uvicorn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    release = threading.Event()
+    monkeypatch.setattr(shutdown, "_MOST_SECONDS", 0.01)
+    with Telemetry() as telemetry:
+        telemetry.meter_provider.force_flush = lambda *_: release.wait(30)  # type: ignore[method-assign]
+        assert asyncio.run(uvicorn.Server().shutdown()) == ("closed", None)
+        release.set()
+        for thread in threading.enumerate():
+            if thread.name == "aimon-flush":
+                thread.join(30)
