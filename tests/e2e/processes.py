@@ -1,0 +1,142 @@
+"""Starts real processes under ``opentelemetry-instrument``, and reads what they sent."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from otel_aimon.cli.receiver import Point, Receiver, Span
+
+APPS = Path(__file__).resolve().parent / "apps"
+BIN = Path(sys.executable).parent
+SECONDS = 60.0
+"""Generous: the machine may be slow. Nothing waits longer than its condition needs."""
+
+
+def environment(endpoint: str, protocol: str = "http/protobuf", **more: str) -> dict[str, str]:
+    """The environment of an application that sends to ``endpoint``."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    return {
+        **inherited,
+        "OTEL_SERVICE_NAME": "e2e",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_METRIC_EXPORT_INTERVAL": "500",
+        "OTEL_AIMON_TEST_RERAISE": "1",
+        "PYTHONPATH": str(APPS),
+        **more,
+    }
+
+
+def command(*arguments: str) -> list[str]:
+    """A command line under ``opentelemetry-instrument``; the first word may be a script of our environment."""
+    first, *rest = arguments
+    if first == "python":
+        first = sys.executable
+    elif (BIN / first).exists():
+        first = str(BIN / first)
+    return [str(BIN / "opentelemetry-instrument"), first, *rest]
+
+
+def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run an application to its end."""
+    done = subprocess.run(
+        command(*arguments),
+        env=env,
+        cwd=APPS,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS * 2,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@contextlib.contextmanager
+def serving(
+    *arguments: str, env: dict[str, str], port: int, stop: signal.Signals = signal.SIGTERM
+) -> Iterator[Any]:
+    """A server, from when it answers to when it has ended."""
+    process = subprocess.Popen(
+        command(*arguments), env=env, cwd=APPS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        wait_until(lambda: process.poll() is not None or answers(port), "the server answers")
+        assert process.poll() is None, process.communicate()[0]
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(stop)
+        try:
+            process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def answers(port: int) -> bool:
+    """Whether the server gives its health."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return get(port, "/health") == 200
+    return False
+
+
+def get(port: int, path: str, headers: dict[str, str] | None = None) -> int:
+    """One request on a connection of its own, so that it may reach any worker."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    try:
+        connection.request("GET", path, headers=headers or {})
+        response = connection.getresponse()
+        response.read()
+        return response.status
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Any, what: str, seconds: float = SECONDS) -> None:
+    """Wait for ``condition()``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def instance(of: Span | Point) -> str:
+    """The process that sent it."""
+    return str(of.resource.get("service.instance.id", ""))
+
+
+def our_spans(receiver: Receiver) -> list[Span]:
+    """Spans that otel-aimon made."""
+    return [span for span in receiver.received.spans if span.scope == "otel_aimon"]
+
+
+def spans_by_process(receiver: Receiver) -> dict[str, int]:
+    """Request spans of each process."""
+    return dict(Counter(instance(span) for span in our_spans(receiver)))
+
+
+def counts_by_process(receiver: Receiver, metric: str = "aimon.inference.duration") -> dict[str, int]:
+    """Requests that each process has counted."""
+    counts: Counter[str] = Counter()
+    for point in receiver.received.latest_points(metric):
+        counts[instance(point)] += point.count or 0
+    return dict(counts)

@@ -1,0 +1,280 @@
+"""In every kind of process, each request has one span and is counted once, and nobody counts another's."""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from otel_aimon.cli.receiver import Receiver
+from tests.e2e.processes import (
+    counts_by_process,
+    environment,
+    free_port,
+    get,
+    our_spans,
+    run,
+    serving,
+    spans_by_process,
+    wait_until,
+)
+
+PROTOCOLS = ("grpc", "http/protobuf")
+
+
+def endpoint(receiver: Receiver, protocol: str) -> str:
+    return receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_script(protocol: str) -> None:
+    with Receiver() as receiver:
+        done = run("python", "script.py", env=environment(endpoint(receiver, protocol), protocol))
+        received = receiver.received
+
+    assert done.stderr == ""
+    spans = sorted((span.name, span.kind, span.parent_id, span.status) for span in our_spans(receiver))
+    assert spans == [
+        *[("chat by-hand", 1, "", 0)] * 5,
+        ("predict LogisticRegression", 1, "", 0),
+        ("run doubling", 1, "", 0),
+    ]
+    counted = {
+        tuple(value for _, value in sorted(point.attributes.items())): point.count
+        for point in received.latest_points("aimon.inference.duration")
+    }
+    assert counted == {
+        ("manual", "by-hand", "chat"): 5,
+        ("sklearn", "LogisticRegression", "predict"): 1,
+        ("onnxruntime", "doubling", "run"): 1,
+    }
+    tokens = {
+        point.attributes["gen_ai.token.type"]: point.value
+        for point in received.latest_points("aimon.inference.tokens")
+    }
+    assert tokens == {"input": 10, "output": 15}
+    exemplars = {
+        exemplar.trace_id
+        for point in received.latest_points("aimon.inference.duration")
+        for exemplar in point.exemplars
+    }
+    assert exemplars
+    assert exemplars <= {span.trace_id for span in our_spans(receiver)}
+
+
+def test_metrics_do_not_depend_on_sampling() -> None:
+    with Receiver() as receiver:
+        run(
+            "python",
+            "-c",
+            "import otel_aimon\nfor _ in range(500):\n  with otel_aimon.inference('chat', model='m'): pass",
+            env=environment(
+                receiver.http_endpoint, OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG="0.01"
+            ),
+        )
+
+    assert sum(counts_by_process(receiver).values()) == 500
+    sampled = {span.trace_id for span in our_spans(receiver)}
+    assert len(sampled) < 50
+    points = receiver.received.latest_points("aimon.inference.duration")
+    assert {exemplar.trace_id for point in points for exemplar in point.exemplars} <= sampled
+
+
+def load(port: int, requests: int) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda _: get(port, "/classify"), range(requests)))
+    assert statuses == [200] * requests
+
+
+def servers(port: int) -> dict[str, tuple[str, ...]]:
+    gunicorn = ("gunicorn", "wsgi:app", "-w", "2", "-b", f"127.0.0.1:{port}")
+    return {
+        "uvicorn": ("uvicorn", "asgi:app", "--port", str(port)),
+        "uvicorn-workers": ("uvicorn", "asgi:app", "--workers", "2", "--port", str(port)),
+        "gunicorn": gunicorn,
+        "gunicorn-preload": (*gunicorn, "--preload"),
+        "gunicorn-threads": (*gunicorn, "--threads", "4"),
+    }
+
+
+@pytest.mark.parametrize("server", list(servers(0)))
+def test_a_server_that_is_stopped_by_sigterm(server: str) -> None:
+    port = free_port()
+    with Receiver() as receiver:
+        with serving(*servers(port)[server], env=environment(receiver.http_endpoint), port=port):
+            load(port, 60)
+
+    requests = [span for span in our_spans(receiver) if span.name.startswith("classify")]
+    assert len(requests) == 60
+    counted = [
+        point
+        for point in receiver.received.latest_points("aimon.inference.duration")
+        if point.attributes["aimon.operation"] == "classify"
+    ]
+    assert sum(point.count or 0 for point in counted) == 60
+    assert counts_by_process(receiver) == spans_by_process(receiver)
+
+
+def test_a_preloading_master_keeps_its_requests_to_itself() -> None:
+    port = free_port()
+    with Receiver() as receiver:
+        arguments = servers(port)["gunicorn-preload"]
+        with serving(*arguments, env=environment(receiver.http_endpoint), port=port):
+            load(port, 20)
+
+    warmups = [
+        point
+        for point in receiver.received.latest_points("aimon.inference.duration")
+        if point.attributes["aimon.operation"] == "warmup"
+    ]
+    assert [point.count for point in warmups] == [1]
+    assert len([span for span in our_spans(receiver) if span.name == "warmup wsgi"]) == 1
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "os.fork"])
+def test_children(method: str) -> None:
+    with Receiver() as receiver:
+        run("python", "children.py", method, env=environment(receiver.http_endpoint))
+
+    assert sorted(spans_by_process(receiver).values()) == [2, 2, 4]
+    assert counts_by_process(receiver) == spans_by_process(receiver)
+
+
+def test_under_load_nothing_that_was_answered_is_missing() -> None:
+    port = free_port()
+    answered: list[int] = []
+    with Receiver() as receiver, ThreadPoolExecutor(4) as pool:
+        with serving(
+            *servers(port)["uvicorn"], env=environment(receiver.http_endpoint), port=port
+        ) as process:
+
+            def ask() -> None:
+                while True:
+                    try:
+                        answered.append(get(port, "/classify"))
+                    except OSError:
+                        return
+
+            asking = [pool.submit(ask) for _ in range(4)]
+            wait_until(lambda: len(answered) > 100, "a hundred answers")
+            process.send_signal(signal.SIGTERM)
+            for each in asking:
+                each.result()
+
+    # A request whose answer was lost with the connection may have been counted too.
+    assert sum(counts_by_process(receiver).values()) in range(len(answered), len(answered) + 5)
+
+
+def test_a_receiver_that_comes_late_gets_true_counts() -> None:
+    port = free_port()
+    code = (
+        "import otel_aimon, sys, time\n"
+        "for _ in range(20):\n  with otel_aimon.inference('chat', model='m'): pass\n"
+        "print('served', flush=True); sys.stdin.readline()\n"
+        "with otel_aimon.inference('chat', model='m'): pass\n"
+    )
+    import subprocess
+
+    from tests.e2e.processes import command
+
+    process = subprocess.Popen(
+        command("python", "-c", code),
+        env=environment(f"http://127.0.0.1:{port}", OTEL_EXPORTER_OTLP_TIMEOUT="1000"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "served\n"
+    with Receiver(http_port=port) as receiver:
+        wait_until(lambda: sum(counts_by_process(receiver).values()) == 20, "the twenty arrive")
+        _, errors = process.communicate("go\n", timeout=60)
+
+    assert process.returncode == 0
+    assert sum(counts_by_process(receiver).values()) == 21
+    assert "otel_aimon" not in errors
+    assert "otel-aimon" not in errors
+
+
+def test_the_callers_trace_goes_on(tmp_path: Any) -> None:
+    code = (
+        "import otel_aimon, asyncio\n"
+        "from opentelemetry import context, propagate\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "carrier = {'traceparent': '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'}\n"
+        "def serve():\n"
+        "  token = context.attach(propagate.extract(carrier))\n"
+        "  with otel_aimon.inference('chat', model='m'): pass\n"
+        "  context.detach(token)\n"
+        "serve()\n"
+        "with ThreadPoolExecutor(2) as pool: [pool.submit(serve) for _ in range(4)]\n"
+        "async def main(): await asyncio.gather(*(asyncio.to_thread(serve) for _ in range(4)))\n"
+        "asyncio.run(main())\n"
+    )
+    with Receiver() as receiver:
+        run("python", "-c", code, env=environment(receiver.http_endpoint))
+
+    spans = {(span.trace_id, span.parent_id) for span in our_spans(receiver)}
+    assert len(our_spans(receiver)) == 9
+    assert spans == {("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")}
+
+
+def test_a_process_without_frameworks_imports_none() -> None:
+    code = (
+        "import sys; names = {'torch', 'sklearn', 'transformers', 'onnxruntime', 'sentence_transformers', 'numpy'};"
+        "assert not names & set(sys.modules), names & set(sys.modules)"
+    )
+    with Receiver() as receiver:
+        run("python", "-c", code, env=environment(receiver.http_endpoint))
+        assert our_spans(receiver) == []
+
+
+def test_a_disabled_sdk_leaves_the_process_untouched() -> None:
+    code = (
+        "import otel_aimon, otel_aimon.runtime, sklearn.base\n"
+        "with otel_aimon.inference('chat'): pass\n"
+        "assert otel_aimon.runtime.current() is None\n"
+        "assert sklearn.base.ClassifierMixin.score.__module__ == 'sklearn.base'\n"
+        "assert not hasattr(sklearn.base.ClassifierMixin.score, '__wrapped__')"
+    )
+    with Receiver() as receiver:
+        run("python", "-c", code, env=environment(receiver.http_endpoint, OTEL_SDK_DISABLED="true"))
+        assert receiver.received.spans == []
+        assert receiver.received.points == []
+
+
+def test_a_declarative_file(tmp_path: Any) -> None:
+    with Receiver() as receiver:
+        file = tmp_path / "otel.yaml"
+        file.write_text(
+            f"""
+file_format: "1.0"
+tracer_provider:
+  processors:
+    - batch: {{exporter: {{otlp_http: {{endpoint: "{receiver.http_endpoint}/v1/traces"}}}}}}
+meter_provider:
+  readers:
+    - periodic: {{exporter: {{otlp_http: {{endpoint: "{receiver.http_endpoint}/v1/metrics"}}}}}}
+instrumentation/development:
+  python:
+    aimon: {{max_models: 1}}
+    aimon_sklearn: {{enabled: false}}
+"""
+        )
+        env = environment(receiver.http_endpoint, OTEL_CONFIG_FILE=str(file))
+        done = run("python", "-c", DECLARED, env=env)
+
+    assert "aimon" not in done.stderr
+    assert [span.name for span in our_spans(receiver)] == ["chat first", "chat other"]
+    assert sum(counts_by_process(receiver).values()) == 2
+
+
+DECLARED = """
+import otel_aimon
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+for model in ("first", "second"):
+    with otel_aimon.inference("chat", model=model): pass
+rows, labels = load_iris(return_X_y=True)
+LogisticRegression(max_iter=500).fit(rows, labels).predict(rows)
+"""

@@ -1,0 +1,79 @@
+"""The names that metrics have in a real Prometheus are those of the docs."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.backends import ROOT, program, server
+from tests.e2e.processes import environment, free_port, run, wait_until
+
+PAGE = ROOT / "docs" / "metrics-in-prometheus.md"
+
+SERVICE = """
+import otel_aimon
+for _ in range(4):
+    with otel_aimon.inference("chat", model="m", batch_size=2) as call:
+        for _ in range(3): call.token()
+        call.usage(input_tokens=5)
+        with otel_aimon.inference("rerank", model="r"): pass
+with otel_aimon.inference("chat", model="remote", client=True): pass
+"""
+
+
+def documented() -> dict[str, set[str]]:
+    """Metric in Prometheus → its labels, from the table of the page."""
+    rows = re.findall(
+        r"^\| `[^`]+` \| `([^`]+)` \| (.*?) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return {name: set(re.findall(r"`([^`]+)`", labels)) for name, labels in rows}
+
+
+def query(port: int, expression: str) -> list[dict[str, Any]]:
+    """Instant query."""
+    url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
+    with urllib.request.urlopen(url, timeout=10) as response:
+        result: list[dict[str, Any]] = json.load(response)["data"]["result"]
+    return result
+
+
+def test_names_labels_and_values(tmp_path: Path) -> None:
+    port = free_port()
+    config = tmp_path / "prometheus.yml"
+    config.write_text("global: {scrape_interval: 1h}\n")
+    command = [
+        program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}", "--web.enable-otlp-receiver",
+    ]  # fmt: skip
+    with server(command, tmp_path / "prometheus.log", f"http://127.0.0.1:{port}/-/ready"):
+        env = environment(
+            "http://127.0.0.1:1",
+            OTEL_TRACES_EXPORTER="none",
+            OTEL_LOGS_EXPORTER="none",
+            OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"http://127.0.0.1:{port}/api/v1/otlp/v1/metrics",
+        )
+        run("python", "-c", SERVICE, env=env)
+        wait_until(lambda: query(port, "aimon_inference_duration_seconds_count"), "the metrics are there")
+        everything = query(port, '{__name__=~"(aimon|gen_ai)_.*"}')
+        count = query(port, 'aimon_inference_duration_seconds_count{aimon_model_name="m"}')
+        tokens = query(port, 'aimon_inference_tokens_total{gen_ai_token_type="output"}')
+
+    assert [each["value"][1] for each in count] == ["4"]
+    assert [each["value"][1] for each in tokens] == ["12"]
+    seen: dict[str, set[str]] = {}
+    for series in everything:
+        labels = set(series["metric"]) - {"__name__", "job", "instance", "le"}
+        seen.setdefault(series["metric"]["__name__"], set()).update(labels)
+    # Everything that arrived is documented, with its labels; what this service has no cause for may be absent.
+    expected = documented()
+    for name, labels in seen.items():
+        base = re.sub(r"_(bucket|sum|count)$", "", name)
+        assert name in expected or base in expected, name
+        assert labels <= expected.get(name, expected.get(base, set())), name
+    absent = {"aimon_inference_queue_size", "aimon_inference_queue_duration_seconds"}
+    bases = {re.sub(r"_(bucket|sum|count)$", "", name) for name in seen} | set(seen)
+    assert set(expected) - bases == absent
