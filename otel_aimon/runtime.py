@@ -19,12 +19,11 @@ from otel_aimon.core.guard import swallow
 from otel_aimon.core.instruments import InferenceInstruments, observe
 from otel_aimon.core.pipeline import Pipeline
 from otel_aimon.core.recorder import Recorder
+from otel_aimon.instrumentation.hooks import Hooks
 from otel_aimon.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-
-    from otel_aimon.instrumentation.hooks import Hooks
 
 logger = logging.getLogger("otel_aimon")
 
@@ -75,7 +74,7 @@ class Runtime:
         )
         self.processor = processor.InferenceSpanProcessor(self.recorder, self.pipeline.drain)
         self._wants_processor = False
-        self.shutdown_hooks: Hooks | None = None
+        self.shutdown_hooks = Hooks("uvicorn", self.recorder, settings)
         # Registered first: its callback drains the queue, so that a collection counts every
         # request that ended before it.
         observe(meter, semconv.INFERENCE_ACTIVE, self._observe_active)
@@ -87,6 +86,15 @@ class Runtime:
     def meter_provider(self) -> Any:
         """The provider that holds our instruments."""
         return self._meter_provider or metrics.get_meter_provider()
+
+    @property
+    def providers(self) -> tuple[Any, Any, Any]:
+        """The providers of tracers, meters and loggers that this process uses."""
+        return (
+            self._tracer_provider or trace.get_tracer_provider(),
+            self.meter_provider,
+            self._logger_provider or _logs.get_logger_provider(),
+        )
 
     def want_processor(self) -> None:
         """Watch the spans of others as soon as there is a provider that allows it."""
@@ -130,11 +138,7 @@ class Runtime:
         self.pipeline.drain()
         if not providers:
             return
-        for provider in (
-            self._tracer_provider or trace.get_tracer_provider(),
-            self.meter_provider,
-            self._logger_provider or _logs.get_logger_provider(),
-        ):
+        for provider in self.providers:
             flush: Callable[[int], object] | None = getattr(provider, "force_flush", None)
             if flush is not None:
                 flush(_FLUSH_MILLIS)
@@ -142,8 +146,7 @@ class Runtime:
     def stop(self) -> None:
         """Take no new request, and drain what ended."""
         self.recorder.close()
-        if self.shutdown_hooks is not None:
-            self.shutdown_hooks.restore()
+        self.shutdown_hooks.restore()
         self.processor.active = False
         self._wants_processor = False
         self.pipeline.stop()
@@ -196,7 +199,7 @@ def start(
             logger_provider=logger_provider,
         )
         fork.register(current)
-        _current.shutdown_hooks = shutdown.watch(_current, current)
+        shutdown.watch(_current, current)
         atexit.register(_at_exit)
         return _current
 

@@ -8,41 +8,39 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 
 from otel_aimon.core.guard import guarded
-from otel_aimon.instrumentation.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from otel_aimon.instrumentation.hooks import Hooks
     from otel_aimon.runtime import Runtime
 
 _MOST_SECONDS = 5.0
 """A backend that does not answer holds up the end of the process for no longer than this."""
 
 
-def watch(runtime: Runtime, current: Callable[[], Runtime | None]) -> Hooks:
+def watch(runtime: Runtime, current: Callable[[], Runtime | None]) -> None:
     """Flush ``runtime`` and its providers when a server has stopped serving.
 
     Args:
-        runtime: Whose requests are flushed.
-        current: Gives the runtime that is alive when the server ends.
-
-    Returns:
-        What was hooked, to be restored when the runtime stops.
+        runtime: Whose requests are flushed; its ``shutdown_hooks`` remember what was hooked.
+        current: Gives the runtime that is alive when the server is imported.
     """
-    hooks = Hooks("uvicorn", runtime.recorder, runtime.settings)
+    reference = weakref.ref(runtime)
 
     def on_import(module: Any) -> None:
-        # Import hooks cannot be taken back; one of a runtime that has stopped does nothing.
-        if current() in {None, runtime}:
-            guarded(_hook_uvicorn, hooks, runtime, module)
+        # Import hooks cannot be taken back: one of a runtime that has stopped holds and does nothing.
+        watched = reference()
+        if watched is not None and watched is current():
+            guarded(_hook_uvicorn, watched.shutdown_hooks, watched, module)
 
     wrapt.register_post_import_hook(on_import, "uvicorn.server")
-    return hooks
 
 
 def _hook_uvicorn(hooks: Hooks, runtime: Runtime, module: Any) -> None:
