@@ -1,1 +1,77 @@
 """The command ``otel-aimon``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from otel_aimon.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+COMMANDS = {"demo": "run a real service under load and show what arrives"}
+"""Command → what it does. ``otel_aimon.cli.<command>`` has its ``add_arguments`` and ``run``."""
+
+_INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """What stops a command; its text is one sentence for the user."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0 for success, 1 for a failure, 130 when it was interrupted.
+    """
+    parser = argparse.ArgumentParser(prog="otel-aimon", description="Watch AI models serve inference.")
+    parser.add_argument("--version", action="version", version=f"otel-aimon {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = {}
+    for name, about in COMMANDS.items():
+        module = importlib.import_module(f"otel_aimon.cli.{name}")
+        module.add_arguments(commands.add_parser(name, help=about, description=f"{about.capitalize()}."))
+        runs[name] = module.run
+    options = parser.parse_args(arguments)
+    try:
+        with _terminated_as_interrupted():
+            status: int = runs[options.command](options)
+            sys.stdout.flush()
+            return status
+    except CommandError as error:
+        problem = str(error)
+    except BrokenPipeError:
+        # Whoever read the output has gone; the interpreter must not complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        problem = str(error)
+    except KeyboardInterrupt:
+        print(f"\notel-aimon {options.command}: stopped", file=sys.stderr)
+        return _INTERRUPTED
+    print(f"otel-aimon {options.command}: {problem}", file=sys.stderr)
+    return 1
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM stops a command as Ctrl-C does, so that it leaves no process behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,202 @@
+"""A load for the example service: steady, seeded, from several clients, with requests that go wrong."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import threading
+import time
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Ending = Literal["completed", "failed", "abandoned", "unanswered"]
+
+CLIENTS = 4
+RATE = 40.0
+"""Requests per second, of all clients together."""
+
+_SLOWEST = 30.0
+_BEFORE_LEAVING = (5, 60)
+"""Tokens that the client of an abandoned stream waits for."""
+_WHOLE_STREAM = (20, 120)
+_ENDLESS_STREAM = 50_000
+"""Tokens that an abandoned stream asks for: far more than are made before the service notices."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of request.
+
+    Attributes:
+        kind: Name in the report.
+        framework: ``aimon.framework`` of the model that answers.
+        path: Where it goes.
+        expected: How it ends when the service works as it should.
+        weight: Its share of the load.
+    """
+
+    kind: str
+    framework: str
+    path: str
+    expected: Ending
+    weight: int
+
+
+CASES = (
+    Case("scikit-learn", "sklearn", "/classify", "completed", 42),
+    Case("ONNX", "onnxruntime", "/classify/onnx", "completed", 32),
+    Case("text stream", "manual", "/generate", "completed", 16),
+    Case("scikit-learn", "sklearn", "/classify", "failed", 4),
+    Case("ONNX", "onnxruntime", "/classify/onnx", "failed", 2),
+    Case("text stream", "manual", "/generate", "abandoned", 4),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a client saw of one request.
+
+    Attributes:
+        case: The kind of request.
+        ending: How it ended.
+        seconds: From sending to the last byte, or to the moment when the client went away.
+        tokens: Words of a stream that was read to its end.
+    """
+
+    case: Case
+    ending: Ending
+    seconds: float
+    tokens: int = 0
+
+
+class Load:
+    """Sends requests to the example service until its time is over.
+
+    Args:
+        host: Where the service listens.
+        port: Where the service listens.
+        seconds: How long.
+        seed: The same seed makes the same requests.
+    """
+
+    def __init__(self, host: str, port: int, seconds: float, seed: int = 0) -> None:
+        self._address = (host, port)
+        self._seconds = seconds
+        self._seed = seed
+        self._stop = threading.Event()
+        self.outcomes: list[Outcome] = []
+
+    def stop(self) -> None:
+        """Send nothing more; what is under way is finished."""
+        self._stop.set()
+
+    def run(self, progress: Callable[[float, int], None], gone: Callable[[], bool]) -> None:
+        """Send requests from several clients at once; return when all are answered.
+
+        Args:
+            progress: Called some times a second with the seconds that passed and the requests that ended.
+            gone: Tells that the service has died, so that going on makes no sense.
+
+        Raises:
+            OSError: The service does not answer at all.
+        """
+        samples = fetch_samples(*self._address)
+        started = time.monotonic()
+        clients = [
+            threading.Thread(target=self._client, args=(number, samples, started), daemon=True)
+            for number in range(CLIENTS)
+        ]
+        for client in clients:
+            client.start()
+        try:
+            while any(client.is_alive() for client in clients):
+                progress(time.monotonic() - started, len(self.outcomes))
+                if gone():
+                    self.stop()
+                self._stop.wait(0.1) if not self._stop.is_set() else time.sleep(0.05)
+        finally:
+            self.stop()
+            for client in clients:
+                client.join(_SLOWEST)
+        progress(self._seconds, len(self.outcomes))
+
+    def _client(self, number: int, samples: list[list[float]], started: float) -> None:
+        chance = random.Random(self._seed + number)  # noqa: S311 - a load, no secret
+        # Each client starts with every kind once, so that the shortest load has them all.
+        everything = list(CASES)
+        chance.shuffle(everything)
+        cases = chain(everything, _weighted(chance))
+        pause = CLIENTS / RATE
+        for turn, case in zip(count(), cases, strict=False):
+            due = started + (turn + number / CLIENTS) * pause
+            if due > started + self._seconds or self._stop.wait(max(0.0, due - time.monotonic())):
+                return
+            self.outcomes.append(self._send(case, chance, samples))
+
+    def _send(self, case: Case, chance: random.Random, samples: list[list[float]]) -> Outcome:
+        began = time.monotonic()
+        connection = http.client.HTTPConnection(*self._address, timeout=_SLOWEST)
+        try:
+            method, path, body = _request(case, chance, samples)
+            connection.request(method, path, body, {"content-type": "application/json"})
+            response = connection.getresponse()
+            if case.expected == "abandoned":
+                _read_words(response, chance.randint(*_BEFORE_LEAVING))
+                return Outcome(case, "abandoned", time.monotonic() - began)
+            text = response.read()
+            ending: Ending = "completed" if response.status == http.client.OK else "failed"
+            streamed = case.kind == "text stream" and ending == "completed"
+            tokens = len(text.split()) if streamed else 0
+            return Outcome(case, ending, time.monotonic() - began, tokens)
+        except (OSError, http.client.HTTPException):
+            return Outcome(case, "unanswered", time.monotonic() - began)
+        finally:
+            connection.close()
+
+
+def fetch_samples(host: str, port: int) -> list[list[float]]:
+    """Rows of features that the service offers to try it with.
+
+    Raises:
+        OSError: The service does not answer.
+    """
+    connection = http.client.HTTPConnection(host, port, timeout=_SLOWEST)
+    try:
+        connection.request("GET", "/samples")
+        answer: dict[str, Any] = json.loads(connection.getresponse().read())
+    except http.client.HTTPException as error:
+        raise OSError(f"the service does not speak HTTP: {error}") from error
+    finally:
+        connection.close()
+    rows: list[list[float]] = answer["rows"]
+    return rows
+
+
+def _read_words(response: http.client.HTTPResponse, least: int) -> None:
+    words = 0
+    while words < least and (piece := response.read1(512)):
+        words += piece.count(b" ")
+
+
+def _weighted(chance: random.Random) -> Iterator[Case]:
+    weights = [case.weight for case in CASES]
+    while True:
+        yield chance.choices(CASES, weights)[0]
+
+
+def _request(
+    case: Case, chance: random.Random, samples: list[list[float]]
+) -> tuple[Literal["GET", "POST"], str, str | None]:
+    if case.kind == "text stream":
+        tokens = _ENDLESS_STREAM if case.expected == "abandoned" else chance.randint(*_WHOLE_STREAM)
+        seed = chance.randrange(10**6)
+        return "GET", f"{case.path}?prompt=the+data&tokens={tokens}&seed={seed}", None
+    rows = chance.sample(samples, chance.choice((1, 1, 1, 2, 4, 8)))
+    if case.expected == "failed":
+        rows = [row[:-1] for row in rows]
+    return "POST", case.path, json.dumps({"rows": rows})
