@@ -75,6 +75,15 @@ FORWARD = {
 }
 
 
+# Version 5 calls its forward directly, past every hook.
+STAGED = int(sentence_transformers.__version__.split(".")[0]) >= 6
+
+
+def stages(number: int) -> list[dict[str, Any]]:
+    """The spans of as many batches."""
+    return [FORWARD] * number if STAGED else []
+
+
 def tokens_of(encoder: Any, sentences: list[str]) -> int:
     """The truth: ids that the tokenizer gives for each sentence by itself, without padding."""
     return sum(len(encoder.tokenizer(each)["input_ids"]) for each in sentences)
@@ -84,9 +93,10 @@ def test_a_list_is_one_request_with_a_stage_per_batch(telemetry: Telemetry, enco
     result = encoder.encode(SENTENCES, batch_size=2)
 
     assert result.shape == (3, 384)
-    assert telemetry.spans() == [embeddings(3, tokens_of(encoder, SENTENCES)), FORWARD, FORWARD]
+    assert telemetry.spans() == [embeddings(3, tokens_of(encoder, SENTENCES)), *stages(2)]
     assert telemetry.counts() == {("sentence_transformers", NAME, "embeddings"): 1}
-    assert telemetry.counts("aimon.inference.stage.duration") == {("torch", NAME, "forward"): 2}
+    staged = {("torch", NAME, "forward"): 2} if STAGED else {}
+    assert telemetry.counts("aimon.inference.stage.duration") == staged
     assert telemetry.counts("gen_ai.server.request.duration") == {
         ("embeddings", "sentence_transformers", NAME): 1
     }
@@ -113,7 +123,7 @@ def test_the_batch_size_is_the_number_of_sentences(
 def test_methods_that_call_encode_are_one_request(telemetry: Telemetry, encoder: Any, method: str) -> None:
     getattr(encoder, method)(["a question"])
 
-    assert telemetry.spans() == [embeddings(1, tokens_of(encoder, ["a question"])), FORWARD]
+    assert telemetry.spans() == [embeddings(1, tokens_of(encoder, ["a question"])), *stages(1)]
 
 
 @pytest.mark.parametrize(
