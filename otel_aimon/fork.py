@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from otel_aimon.runtime import Runtime
 
 _registered = False
+_parents_connections: list[Any] = []
 
 
 def register(current: Callable[[], Runtime | None]) -> None:
@@ -58,6 +59,8 @@ def _start_over(runtime: Runtime) -> None:
     guard.after_fork_in_child()
     runtime.after_fork_in_child()
     _forget_parents_points(runtime.meter_provider)
+    for exporter in _exporters(runtime.providers):
+        _drop_parents_connections(exporter)
 
 
 def _forget_parents_points(meter_provider: Any) -> None:
@@ -72,7 +75,10 @@ def _forget_parents_points(meter_provider: Any) -> None:
     if not isinstance(storages, dict):
         return
     consumer._lock = threading.Lock()  # type: ignore[union-attr]
-    for storage in storages.values():
+    for reader, storage in storages.items():
+        if hasattr(reader, "_export_lock"):
+            # Held for as long as an export takes, which is long when the backend is down.
+            reader._export_lock = threading.Lock()
         matches = getattr(storage, "_instrument_view_instrument_matches", None)
         if not isinstance(matches, dict):
             continue
@@ -81,6 +87,47 @@ def _forget_parents_points(meter_provider: Any) -> None:
             scope = getattr(instrument, "instrumentation_scope", None)
             if scope is not None and scope.name == semconv.SCOPE:
                 del matches[instrument]
+
+
+_PARTS = (
+    ("_active_span_processor", "_span_processors"),
+    ("_measurement_consumer", "_reader_storages"),
+    ("_multi_log_record_processor", "_log_record_processors"),
+)
+"""Where the SDK's providers of tracers, meters and loggers keep what exports."""
+
+
+def _exporters(providers: tuple[Any, Any, Any]) -> list[Any]:
+    """The exporters of ``providers``, as far as they are where the SDK keeps them."""
+    found = [
+        _find(part, "_batch_processor", "_exporter")
+        or _find(part, "span_exporter")
+        or _find(part, "_exporter")
+        for provider, path in zip(providers, _PARTS, strict=True)
+        for part in _find(provider, *path) or ()
+    ]
+    return [exporter for exporter in found if exporter is not None]
+
+
+def _drop_parents_connections(exporter: Any) -> None:
+    """Give an OTLP/HTTP exporter connections of its own.
+
+    It keeps its connection open between exports, and a child inherits it: parent and child would write
+    into each other's requests, which are then lost, or arrive twice.
+    """
+    session = _find(exporter, "_client", "_transport", "_session") or _find(exporter, "_session")
+    for adapter in (_find(session, "adapters") or {}).values():
+        # Not closed: that takes locks which a thread of the parent may have held.
+        _parents_connections.append(adapter.poolmanager)
+        # As a copy that went through pickle: set up alike, and connected to nothing.
+        adapter.__setstate__(adapter.__getstate__())
+
+
+def _find(start: Any, *path: str) -> Any:
+    """The attribute at the end of ``path``, or None where there is no such path."""
+    for name in path:
+        start = getattr(start, name, None)
+    return start
 
 
 def _flush_at_exit_of_children(util: Any, current: Callable[[], Runtime | None]) -> None:

@@ -133,15 +133,6 @@ def test_a_preloading_master_keeps_its_requests_to_itself() -> None:
     assert len([span for span in our_spans(receiver) if span.name == "warmup wsgi"]) == 1
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork", "os.fork"])
-def test_children(method: str) -> None:
-    with Receiver() as receiver:
-        run("python", "children.py", method, env=environment(receiver.http_endpoint))
-
-    assert sorted(spans_by_process(receiver).values()) == [2, 2, 4]
-    assert counts_by_process(receiver) == spans_by_process(receiver)
-
-
 def test_under_load_nothing_that_was_answered_is_missing() -> None:
     port = free_port()
     answered: list[int] = []

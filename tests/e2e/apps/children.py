@@ -1,8 +1,13 @@
-"""Three requests in the parent, then two in each of two children: ``python children.py spawn|fork|os.fork``."""
+"""Three requests in the parent, two in each of two children, one more in the parent.
+
+``python children.py spawn|fork|os.fork [exported]``; with ``exported``, the parent has exported before it forks.
+"""
 
 import multiprocessing
 import os
 import sys
+
+from opentelemetry import metrics, trace
 
 import otel_aimon
 
@@ -14,8 +19,12 @@ def serve(number: int) -> None:
 
 
 if __name__ == "__main__":
+    method, *more = sys.argv[1:]
     serve(3)
-    if sys.argv[1] == "os.fork":
+    if more:
+        assert trace.get_tracer_provider().force_flush()
+        assert metrics.get_meter_provider().force_flush()
+    if method == "os.fork":
         children = []
         for _ in range(2):
             child = os.fork()
@@ -26,7 +35,7 @@ if __name__ == "__main__":
         for child in children:
             assert os.waitpid(child, 0)[1] == 0
     else:
-        context = multiprocessing.get_context(sys.argv[1])
+        context = multiprocessing.get_context(method)
         processes = [context.Process(target=serve, args=(2,)) for _ in range(2)]
         for process in processes:
             process.start()
