@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import threading
@@ -135,6 +136,8 @@ class Runtime:
         Args:
             providers: Flush the providers too, for a process that ends without exit handlers.
         """
+        if providers:
+            self.collect_dropped_streams()
         self.pipeline.drain()
         if not providers:
             return
@@ -142,6 +145,14 @@ class Runtime:
             flush: Callable[[int], object] | None = getattr(provider, "force_flush", None)
             if flush is not None:
                 flush(_FLUSH_MILLIS)
+
+    def collect_dropped_streams(self) -> None:
+        """Let streams that were dropped in reference cycles end, as nothing else will at a process's end.
+
+        A web framework that cancels the response of a client who left drops the stream like that.
+        """
+        if any(series.active for series in list(self.recorder.series_by_key.values())):
+            gc.collect()
 
     def stop(self) -> None:
         """Take no new request, and drain what ended."""
@@ -224,6 +235,7 @@ def _at_exit() -> None:
     if runtime is None:
         return
     try:
+        runtime.collect_dropped_streams()
         runtime.pipeline.stop()
     except Exception as error:
         swallow(error, "the exit handler")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import sys
 from collections.abc import Iterator
@@ -66,3 +67,27 @@ def test_a_backend_that_hangs_does_not_hold_up_the_end(uvicorn: Any, monkeypatch
         for thread in threading.enumerate():
             if thread.name == "aimon-flush":
                 thread.join(30)
+
+
+def test_streams_dropped_in_reference_cycles_are_cancelled_by_then(
+    uvicorn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a web framework drops the stream of a client who left.
+    @otel_aimon.monitor(operation="chat", model="m", token_per_item=True)
+    def stream() -> Iterator[int]:
+        yield from range(10)
+
+    class Response:
+        def __init__(self) -> None:
+            self.body = stream()
+            self.itself = self
+
+    with Telemetry() as telemetry:
+        gc.disable()
+        try:
+            assert next(Response().body) == 0
+            assert asyncio.run(uvicorn.Server().shutdown()) == ("closed", None)
+        finally:
+            gc.enable()
+        assert [span["attributes"]["error.type"] for span in telemetry.spans()] == ["cancelled"]
+        assert telemetry.counts() == {("manual", "m", "chat", "cancelled"): 1}
