@@ -64,11 +64,8 @@ FRAMEWORKS: tuple[Framework, ...] = (
         distribution="torch",
         oldest="2.13",
         hooks=(
-            ("torch.nn.modules.module", "hook_modules"),
-            ("torch.jit", "hook_script"),
+            ("torch", "hook_modules"),
             ("torch._dynamo.eval_frame", "hook_compiled"),
-            ("torch._dynamo.trace_rules", "hook_tracing"),
-            ("torch.fx._symbolic_trace", "hook_fx"),
             ("torch.export.exported_program", "hook_exported"),
         ),
         records="modules on which `eval()` is called, and compiled, scripted and exported modules, with gradients off",

@@ -1,133 +1,218 @@
-"""PyTorch: a *root* module, called with gradients off, is one request.
+"""PyTorch: a call of a module that the application serves with is one request.
 
-Roots are the modules on which the application calls ``eval()``, those that ``torch.compile``, TorchScript
-and ``torch.export`` return, and those named by configuration or API. Only roots are hooked: their
-children, and all modules that are no roots, are what they were.
+There is no way to tell a model from its parts by looking at them, and a model may have thousands. So
+applications tell: by calling ``eval()`` on a model, by compiling, scripting or exporting it, by naming
+its class in the settings, or by :func:`otel_aimon.instrument_module`. Such modules are *roots*; what a
+root does is in :mod:`otel_aimon.instrumentation.torch_roots`.
 """
 
 from __future__ import annotations
 
+import functools
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 
 from otel_aimon.core.call import quiet
-from otel_aimon.core.guard import swallow
-from otel_aimon.instrumentation.torch_roots import Roots
+from otel_aimon.core.guard import guarded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from otel_aimon.instrumentation.hooks import Hooks
+    from otel_aimon.instrumentation.torch_roots import Roots
 
-_roots_of: weakref.WeakKeyDictionary[Hooks, Roots] = weakref.WeakKeyDictionary()
+    Add = Callable[[Any], None]
+    """Makes a root of a module."""
 
-_SCRIPTING = ("script", "trace", "trace_module", "load", "freeze", "optimize_for_inference")
-"""Functions of ``torch.jit`` that return a module which is ready to serve."""
+_roots: weakref.WeakKeyDictionary[Hooks, Roots] = weakref.WeakKeyDictionary()
+
+
+def add_root(hooks: Hooks, module: Any, name: str | None = None) -> None:
+    """Make a root of a module.
+
+    Args:
+        hooks: Of PyTorch.
+        module: A ``torch.nn.Module``; anything else is left alone.
+        name: The model's name; None to read it off the module.
+    """
+    roots = _roots.get(hooks)
+    if roots is not None:
+        roots.add(module, name)
 
 
 def hook_modules(hooks: Hooks, module: Any) -> None:
-    """Hook ``torch.nn.Module``: who calls ``eval()`` means to serve.
+    """Hook modules that are put into evaluation mode, scripted or traced, and configured classes.
 
     Args:
         hooks: Of PyTorch.
-        module: ``torch.nn.modules.module``.
+        module: ``torch``.
     """
-    base = module.Module
-    roots = _roots_of[hooks] = Roots(hooks.recorder, base, module.torch)
-    hooks.on_restore(roots.restore)
-    hooks.wrap(base, "eval", roots.after_eval)
-    hooks.wrap(base, "compile", roots.after_compile)
-    hooks.wrap(base, "_replicate_for_data_parallel", roots.after_replication)
-    for name in hooks.settings.torch_roots:
-        _await_class(hooks, roots, name)
+    from otel_aimon.instrumentation import torch_roots
+
+    base = module.nn.Module
+    if torch_roots.ATTRIBUTE not in vars(base):
+        hooks.leave_out("torch.nn.Module", f"it has no {torch_roots.ATTRIBUTE}")
+        return
+    torch_roots.pass_through_compiler()
+    roots = _roots[hooks] = torch_roots.Roots(hooks.recorder)
+    hooks.on_restore(functools.partial(_forget, hooks))
+    hooks.wrap(base, "eval", functools.partial(_observe_eval, roots.add, module.compiler.is_dynamo_compiling))
+    hooks.wrap(base, "compile", functools.partial(_observe_method, roots.add))
+    _hook_torchscript(hooks, roots, module.jit)
+    # What a tracer runs is nobody's request.
+    hooks.wrap(module.fx._symbolic_trace.Tracer, "trace", lambda original: quiet(original, hooks.recorder))
+    if hooks.settings.torch_roots:
+        _hook_classes(hooks, roots, base)
 
 
-def hook_script(hooks: Hooks, module: Any) -> None:
-    """Hook ``torch.jit``.
-
-    Args:
-        hooks: Of PyTorch.
-        module: ``torch.jit``.
-    """
-    roots = _roots_of[hooks]
-    for name in _SCRIPTING:
-        parameters = ("_frames_up",) if name == "script" else ()
-        hooks.wrap(module, name, roots.after_scripting, parameters)
+def _forget(hooks: Hooks) -> None:
+    roots = _roots.pop(hooks, None)
+    if roots is not None:
+        roots.clear()
 
 
 def hook_compiled(hooks: Hooks, module: Any) -> None:
-    """Hook the modules that ``torch.compile`` returns.
+    """Hook what ``torch.compile`` makes of a module.
 
     Args:
         hooks: Of PyTorch.
         module: ``torch._dynamo.eval_frame``.
     """
-    compiled = getattr(module, "OptimizedModule", None)
-    if compiled is None or "__call__" not in vars(compiled):
-        hooks.leave_out("torch._dynamo.OptimizedModule", "it has no __call__ of its own")
-        return
-    hooks.wrap(compiled, "__call__", _roots_of[hooks].around_compiled)
-
-
-def hook_tracing(_hooks: Hooks, module: Any) -> None:
-    """Keep the compiler from tracing our frames when it meets them; it goes on with the module's own.
-
-    Args:
-        module: ``torch._dynamo.trace_rules``.
-    """
-    module.add("otel_aimon")
-
-
-def hook_fx(hooks: Hooks, module: Any) -> None:
-    """Keep symbolic tracing silent: it calls modules to see what they do.
-
-    Args:
-        hooks: Of PyTorch.
-        module: ``torch.fx._symbolic_trace``.
-    """
-    hooks.wrap(module.Tracer, "trace", lambda original: quiet(original, hooks.recorder))
+    add = functools.partial(add_root, hooks)
+    hooks.wrap(module.OptimizedModule, "__init__", functools.partial(_observe_method, add))
 
 
 def hook_exported(hooks: Hooks, module: Any) -> None:
-    """Hook the modules of exported programs.
+    """Hook the modules that exported programs are run as.
 
     Args:
         hooks: Of PyTorch.
         module: ``torch.export.exported_program``.
     """
-    hooks.wrap(module.ExportedProgram, "module", _roots_of[hooks].after_unlifting)
+    add = functools.partial(add_root, hooks)
+    hooks.wrap(module.ExportedProgram, "module", functools.partial(_observe_result, add))
 
 
-def add_root(hooks: Hooks, module: Any, name: str | None) -> None:
-    """Make ``module`` a root, whether or not ``eval()`` is called on it.
+# --- where roots come from ---------------------------------------------------------------------
 
-    Args:
-        hooks: Of PyTorch.
-        module: Any ``torch.nn.Module``; anything else is left alone.
-        name: The model's name; its own by default.
+
+def _observe_eval(add: Add, is_compiling: Callable[[], bool], original: Any) -> Any:
+    @functools.wraps(original)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        module = original(self, *args, **kwargs)
+        if not is_compiling():
+            add(self)
+        return module
+
+    return call
+
+
+def _observe_method(add: Add, original: Any) -> Any:
+    @functools.wraps(original)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        add(self)
+        return result
+
+    return call
+
+
+def _observe_result(add: Add, original: Any) -> Any:
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        add(result)
+        return result
+
+    return call
+
+
+def _hook_torchscript(hooks: Hooks, roots: Roots, jit: Any) -> None:
+    """Hook where scripted, traced, loaded and frozen modules come out.
+
+    The public functions stay as they are, where an inner one will do: ``script`` looks names up in the
+    frame of its caller.
     """
-    roots = _roots_of.get(hooks)
-    if roots is not None:
-        roots.add(module, name=name, always_serving=True)
+    observe = functools.partial(_observe_result, roots.add)
+    hooks.wrap(jit._recursive, "create_script_module", functools.partial(_observe_scripting, roots))
+    hooks.wrap(jit._serialization, "wrap_cpp_module", observe)
+    for owner in (jit, jit._freeze):
+        hooks.wrap(owner, "freeze", observe)
+    # Tracing calls the module, and to check the trace calls it again: these are no requests.
+    for owner in (jit, jit._trace):
+        hooks.wrap(owner, "trace_module", lambda original: observe(quiet(original, hooks.recorder)))
+    hooks.wrap(jit._trace, "_trace_impl", lambda original: quiet(original, hooks.recorder))
 
 
-def _await_class(hooks: Hooks, roots: Roots, path: str) -> None:
-    """Make every instance of the class at ``path`` a root, once its module is imported."""
+def _observe_scripting(roots: Roots, original: Any) -> Any:
+    @functools.wraps(original)
+    def create_script_module(nn_module: Any, *args: Any, **kwargs: Any) -> Any:
+        # TorchScript makes a type of all that it finds in a module.
+        with roots.set_aside(nn_module):
+            made = original(nn_module, *args, **kwargs)
+        if not (len(args) > 2 and args[2]) and not kwargs.get("is_tracing"):
+            roots.add(made)
+        return made
+
+    return create_script_module
+
+
+# --- classes that the settings name ------------------------------------------------------------
+
+
+def _hook_classes(hooks: Hooks, roots: Roots, base: Any) -> None:
+    """Make roots of the instances of configured classes, whenever and wherever these are defined."""
+    names = frozenset(hooks.settings.torch_roots)
+    if "__init_subclass__" in vars(base):
+        hooks.leave_out("torch_roots", "Module.__init_subclass__ is taken")
+        return
+
+    def cover(cls: Any) -> None:
+        if f"{cls.__module__}.{cls.__qualname__}" in names:
+            roots.add_class(cls)
+
+    def init_subclass(cls: Any, /, **kwargs: Any) -> None:
+        super(base, cls).__init_subclass__(**kwargs)
+        guarded(cover, cls)
+
+    base.__init_subclass__ = classmethod(init_subclass)
+    hooks.on_restore(lambda: delattr(base, "__init_subclass__"))
+    for cls in _subclasses(base):
+        cover(cls)
+    for name in hooks.settings.torch_roots:
+        _check_class(hooks, roots, base, name)
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    found: set[type] = set()
+    waiting = [base]
+    while waiting:
+        cls = waiting.pop()
+        if cls not in found:
+            found.add(cls)
+            waiting.extend(type.__subclasses__(cls))
+            yield cls
+
+
+def _check_class(hooks: Hooks, roots: Roots, base: Any, path: str) -> None:
+    """Warn of a name that is no class of the module it names, once that is imported."""
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
         hooks.leave_out(f"the torch root {path}", "it is not written as package.module.Class")
         return
 
-    def on_import(module: Any) -> None:
-        cls = getattr(module, class_name, None)
-        try:
-            if not isinstance(cls, type) or not issubclass(cls, roots.base):
-                hooks.leave_out(f"the torch root {path}", "there is no such module class")
-            elif "__init__" in vars(cls):
-                hooks.wrap(cls, "__init__", roots.after_init)
-            else:
-                hooks.leave_out(f"the torch root {path}", "its class has no __init__ of its own")
-        except Exception as error:
-            swallow(error, "the torch roots of the settings")
+    def check(module: Any) -> None:
+        guarded(check_now, module)
 
-    wrapt.register_post_import_hook(on_import, module_name)
+    def check_now(module: Any) -> None:
+        if _roots.get(hooks) is not roots or module_name == "__main__":
+            return  # Uninstrumented since; still running.
+        found = vars(module).get(class_name)
+        if isinstance(found, type) and issubclass(found, base):
+            roots.add_class(found)  # Perhaps by another name than its own.
+        else:
+            hooks.leave_out(f"the torch root {path}", "there is no such module class")
+
+    wrapt.register_post_import_hook(check, module_name)

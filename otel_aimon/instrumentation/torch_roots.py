@@ -1,335 +1,437 @@
-"""Which torch modules are roots, and what happens when one is called.
+"""Root modules: those that an application serves with. Calling one with gradients off is a request.
 
-An ordinary root is hooked by its instance attribute ``_compiled_call_impl``, which ``nn.Module`` calls in
-place of ``_call_impl`` when it is set; PyTorch itself leaves it out of pickles and copies, and the compiler
-does not look at it. A module whose class says itself what goes into a pickle (scripted, exported or a user's
-with ``__getstate__``) is hooked in its class's ``__call__`` instead.
+A root is told apart from its children by an attribute of its own, ``_compiled_call_impl``. PyTorch calls
+what stands there in place of the module's ``forward`` and hooks; ``Module.compile()`` uses it. So nothing
+that all modules share is patched, children run exactly the code that they run without us, and pickles,
+which leave the attribute out, stay as they are.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from otel_aimon.core.call import observed, quiet
-from otel_aimon.core.guard import guarded
+import torch
+from opentelemetry.context import attach, detach
+
+from otel_aimon.core.guard import swallow
 from otel_aimon.core.layers import Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.recorder import Recorder
+    from otel_aimon.core.series import Series
 
 FRAMEWORK = "torch"
+"""Value of ``aimon.framework``."""
+
 OPERATION = "forward"
+"""Value of ``aimon.operation``."""
 
-_HOOK = "_compiled_call_impl"
+ATTRIBUTE = "_compiled_call_impl"
+"""Where PyTorch looks for what to call in place of a module's ``forward``."""
+
+_is_grad_enabled = torch.is_grad_enabled
+_is_compiling = torch.compiler.is_compiling
+_is_dynamo_compiling = torch.compiler.is_dynamo_compiling
+_tracing_state = torch._C._get_tracing_state
+_frame = sys._getframe
 
 
-class _Root:
-    """One root.
+def _eval_frame_callback() -> Any:
+    # Versions that cannot be asked tell when it is set.
+    callback = torch._C._dynamo.eval_frame.set_eval_frame(None)
+    torch._C._dynamo.eval_frame.set_eval_frame(callback)
+    return callback
+
+
+_compiler_callback = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", _eval_frame_callback)
+"""Not None where the compiler takes a look at each Python frame that is about to run."""
+
+
+class Root:
+    """What stands in a root's ``_compiled_call_impl``: calls the module, and records the call.
+
+    It refers to its module weakly: a model that the application drops is freed at once.
+
+    Args:
+        recorder: Takes the requests.
+        module: The root.
+        inner: What the application has put there, by ``Module.compile()``; None for nothing.
 
     Attributes:
-        reference: The module, which lives as long as the application wants.
-        name: What the model is called.
-        always_serving: It serves in training mode too: it was named, or has no mode.
-        hook: What was put into the instance; None when the class is hooked.
-        compiled: What ``Module.compile`` had put there before.
+        module: A weak reference to the root.
+        inner: As above.
+        name: The model's name; None to read it off the module.
+        was_evaluated: It was seen in evaluation mode: from then on training mode means training.
     """
 
-    __slots__ = ("always_serving", "compiled", "hook", "name", "reference")
+    __slots__ = (
+        "__weakref__",
+        "_first_parameter",
+        "_named",
+        "_own_name",
+        "_recorder",
+        "_series",
+        "_series_name",
+        "inner",
+        "module",
+        "name",
+        "was_evaluated",
+    )
 
-    def __init__(self, reference: weakref.ref[Any], name: str, *, always_serving: bool) -> None:
-        self.reference = reference
-        self.name = name
-        self.always_serving = always_serving
-        self.hook: Any = None
-        self.compiled: Any = None
+    def __init__(self, recorder: Recorder, module: Any, inner: Any) -> None:
+        self.module: Any = weakref.ref(module)
+        self.inner = inner
+        self.name: str | None = None
+        self.was_evaluated = False
+        self._recorder = recorder
+        self._named: Any = weakref.ref(_original(module))
+        self._own_name = _own_name(module)
+        self._series: Series | None = None
+        self._series_name: str | None = None
+        self._first_parameter: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Stand in for ``Module._call_impl``."""
+        inner = self.inner
+        module: Any = self.module()
+        if _is_dynamo_compiling():
+            # Traced into a graph, as if it were not here.
+            return module._call_impl(*args, **kwargs) if inner is None else inner(*args, **kwargs)
+        caller: Any = _frame(1).f_locals.get("self")
+        if caller is not module and _stands_in(self, caller):
+            # A replica or a wrapper that shares the root's attributes, and is not the root.
+            return caller._call_impl(*args, **kwargs) if inner is None else inner(*args, **kwargs)
+        call = module._call_impl if inner is None else inner
+        if (
+            _is_grad_enabled()
+            or _is_compiling()
+            or _compiler_callback() is not None
+            or _tracing_state() is not None
+        ):
+            return call(*args, **kwargs)
+        try:
+            inference = self._start(module, args, kwargs)
+        except Exception as error:
+            swallow(error, "the start of a module's call")
+            inference = None
+        if inference is None:
+            return call(*args, **kwargs)
+        token = attach(inference.context)  # type: ignore[arg-type]
+        try:
+            result = call(*args, **kwargs)
+        except BaseException as error:
+            detach(token)
+            inference.fail(error)
+            raise
+        detach(token)
+        inference.end()
+        return result
+
+    def _start(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
+        if getattr(module, "training", False):
+            if self.was_evaluated:
+                return None
+        else:
+            self.was_evaluated = True
+        inference = self._recorder.start(self._current_series(), Layer.MODEL)
+        if inference is not None:
+            # Without this, modes and tensor classes of the application would see what is read here.
+            with torch._C.DisableTorchFunction():
+                tensor = _first_tensor(args, kwargs)
+                inference.batch_size = _rows(tensor)
+                inference.device = self._device(module, tensor)
+        return inference
+
+    def _current_series(self) -> Series:
+        name = self.name or _name_in_config(self._named()) or self._own_name
+        if self._series is None or name is not self._series_name:
+            self._series = self._recorder.series(FRAMEWORK, OPERATION, name)
+            self._series_name = name
+        return self._series
+
+    def _device(self, module: Any, tensor: Any) -> str | None:
+        """Where the first parameter is, else where the input is.
+
+        Modules move, so only which parameter is the first one is remembered.
+        """
+        found = self._first_parameter
+        parameter = None if found is None else found()
+        if parameter is None and found is not _nothing:
+            parameter = next(module.parameters(), None)
+            self._first_parameter = _nothing if parameter is None else weakref.ref(parameter)
+        if parameter is None:
+            parameter = tensor
+        if parameter is None:
+            return None
+        device = parameter.device
+        # Weights that are brought in as they are needed are nowhere before the call.
+        return None if device.type == "meta" else _device_name(device)
+
+    def __copy__(self) -> None:
+        """A copied module is no root until ``eval()`` is called on it."""
+
+    def __deepcopy__(self, memo: Any) -> None:
+        """A copied module is no root until ``eval()`` is called on it."""
+
+    def __reduce__(self) -> Any:
+        """Leave None in the pickles of classes that write all their attributes."""
+        return type(None), ()
+
+
+def _nothing() -> None:
+    """Stand in for the first parameter of a module without any."""
 
 
 class Roots:
-    """The roots of a process.
+    """All roots of an instrumented process.
 
     Args:
-        recorder: Starts the inferences.
-        base: ``torch.nn.Module``.
-        torch: The package, which may still be importing itself.
+        recorder: Takes the requests.
     """
 
-    def __init__(self, recorder: Recorder, base: Any, torch: Any) -> None:
-        self.base = base
+    def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._torch = torch
-        self._roots: dict[int, _Root] = {}
-        self._classes: dict[type, Any] = {}
-        self._device_names: dict[Any, str] = {}
-        self._hookable = hasattr(base, _HOOK)
+        self._roots: weakref.WeakSet[Root] = weakref.WeakSet()
+        self._classes: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    # --- becoming a root -----------------------------------------------------------------------
-
-    def after_eval(self, original: Any) -> Any:
-        """Wrap ``Module.eval``."""
-
-        @functools.wraps(original)
-        def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(module, *args, **kwargs)
-            guarded(self.add, module)
-            return result
-
-        return call
-
-    def after_init(self, original: Any) -> Any:
-        """Wrap the ``__init__`` of a class that the settings name."""
-
-        @functools.wraps(original)
-        def call(module: Any, *args: Any, **kwargs: Any) -> None:
-            original(module, *args, **kwargs)
-            guarded(self._add_named, module)
-
-        return call
-
-    def after_compile(self, original: Any) -> Any:
-        """Wrap ``Module.compile``, which sets the attribute that hooks a root."""
-
-        @functools.wraps(original)
-        def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-            known = self._roots.pop(id(module), None)
-            result = original(module, *args, **kwargs)
-            guarded(self._add_again, module, known)
-            return result
-
-        return call
-
-    def after_scripting(self, original: Any) -> Any:
-        """Wrap a function of ``torch.jit`` that returns a module."""
-        counts_frames = "_frames_up" in getattr(original, "__code__", original).co_varnames
-
-        # Tracing calls the module to see what it does: that is no request.
-        silent = quiet(original, self._recorder)
-
-        @functools.wraps(original)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if counts_frames:
-                # Scripting looks names up in the caller's frame, which is two further away now.
-                kwargs["_frames_up"] = kwargs.get("_frames_up", 0) + 2
-            result = silent(*args, **kwargs)
-            guarded(self.add, result)
-            return result
-
-        return call
-
-    def after_unlifting(self, original: Any) -> Any:
-        """Wrap ``ExportedProgram.module``; such a module has no training mode."""
-
-        @functools.wraps(original)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            guarded(self._add_named, result)
-            return result
-
-        return call
-
-    def after_replication(self, original: Any) -> Any:
-        """Wrap what ``DataParallel`` copies modules with: a replica is not the root that it came from."""
-
-        @functools.wraps(original)
-        def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-            replica = original(module, *args, **kwargs)
-            root = self._roots.get(id(module))
-            if root is not None and root.reference() is module:
-                vars(replica).pop(_HOOK, None)
-            return replica
-
-        return call
-
-    def _add_named(self, module: Any) -> None:
-        self.add(module, always_serving=True)
-
-    def _add_again(self, module: Any, known: _Root | None) -> None:
-        if known is None:
-            self.add(module)
-        else:
-            self.add(module, name=known.name, always_serving=known.always_serving)
-
-    def add(self, module: Any, *, name: str | None = None, always_serving: bool = False) -> None:
-        """Make ``module`` a root; once is enough.
+    def add(self, module: Any, name: str | None = None) -> None:
+        """Make a root of a module, unless it is one already.
 
         Args:
-            module: Anything that is no module is left alone.
-            name: The model's name; its own by default.
-            always_serving: Count calls in training mode too.
+            module: A ``torch.nn.Module``; anything else is left alone.
+            name: The model's name; None to read it off the module.
         """
-        if not isinstance(module, self.base) or _is_compiled(module):
-            return
-        known = self._roots.get(id(module))
-        if known is not None and known.reference() is module:
-            known.always_serving = known.always_serving or always_serving
-            known.name = name or known.name
-            return
-        identity = id(module)
-        roots = self._roots
-        reference = weakref.ref(module, lambda _: roots.pop(identity, None))
-        root = roots[identity] = _Root(reference, name or _model_name(module), always_serving=always_serving)
-        if self._hookable and _is_pickled_by_torch(type(module), self.base):
-            root.compiled = vars(module).get(_HOOK)
-            root.hook = vars(module)[_HOOK] = self._instance_call(root)
-        else:
-            self._hook_class(type(module))
+        try:
+            if isinstance(module, torch.nn.Module):
+                self._made(module, name)
+        except Exception as error:
+            swallow(error, "a new root module")
 
-    # --- being called --------------------------------------------------------------------------
+    def _made(self, module: Any, name: str | None = None) -> Root:
+        root = self._found(module)
+        if root is None:
+            attributes = vars(module)
+            inner = attributes.get(ATTRIBUTE)
+            # Attributes that were copied hold the root that they came from.
+            inner = inner.inner if type(inner) is Root else inner
+            root = Root(self._recorder, module, inner)
+            if inner is not None or _is_pickled_by_torch(type(module)):
+                attributes[ATTRIBUTE] = root
+            else:
+                self._of_class(type(module)).hold(module, root)
+            self._roots.add(root)
+        root.name = name or root.name
+        root.was_evaluated = root.was_evaluated or not getattr(module, "training", True)
+        return root
 
-    def _is_idle(self) -> Callable[[], bool]:
-        """What tells whether gradients are off, and nobody traces or compiles."""
-        torch = self._torch
-        gradients, compiling, tracing = (
-            torch.is_grad_enabled,
-            torch.compiler.is_compiling,
-            torch.jit.is_tracing,
-        )
-        # Whether the compiler watches the frames of this thread: what it calls belongs to its module.
-        compiler = torch._C._dynamo.eval_frame.get_eval_frame_callback
-        return lambda: not (gradients() or compiling() or compiler() is not None or tracing())
-
-    def _instance_call(self, root: _Root) -> Any:
-        """What a root has in place of ``_call_impl``. It holds the module weakly, and is no part of a cycle."""
-        reference = root.reference
-        is_compiling, is_idle = self._torch.compiler.is_compiling, self._is_idle()
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return reference()._call_impl(*args, **kwargs)  # type: ignore[union-attr]
-
-        original = forward if root.compiled is None else root.compiled
-        watched = observed(original, functools.partial(self._begin, root))
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if is_compiling():
-                return original(*args, **kwargs)
-            if is_idle() and (root.always_serving or _is_in_eval_mode(reference())):
-                return watched(*args, **kwargs)
-            return original(*args, **kwargs)
-
-        return call
-
-    def _hook_class(self, cls: type) -> None:
-        if cls in self._classes:
-            return
-        own = vars(cls).get("__call__")
-        original: Any = cls.__call__
-        roots = self._roots
-        is_compiling, is_idle = self._torch.compiler.is_compiling, self._is_idle()
-
-        def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
-            root = roots.get(id(args[0]))
-            if root is None or not (root.always_serving or _is_in_eval_mode(args[0])):
-                return None
-            return self._start(root.name, args[1:], kwargs)
-
-        watched = observed(original, begin)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if not is_compiling() and is_idle():
-                return watched(*args, **kwargs)
-            return original(*args, **kwargs)
-
-        functools.update_wrapper(call, original)
-        type.__setattr__(cls, "__call__", call)
-        self._classes[cls] = own
-
-    def around_compiled(self, original: Any) -> Any:
-        """Wrap ``OptimizedModule.__call__``: all that ``torch.compile`` returns are roots."""
-        is_compiling, is_idle = self._torch.compiler.is_compiling, self._is_idle()
-
-        def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
-            module = args[0]
-            if not _is_in_eval_mode(module):
-                return None
-            known = self._roots.get(id(module._orig_mod))
-            name = known.name if known is not None else _model_name(module._orig_mod)
-            return self._start(name, args[1:], kwargs)
-
-        watched = observed(original, begin)
-
-        @functools.wraps(original)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if not is_compiling() and is_idle():
-                return watched(*args, **kwargs)
-            return original(*args, **kwargs)
-
-        return call
-
-    def _begin(self, root: _Root, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
-        return self._start(root.name, args, kwargs)
-
-    def _start(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
-        recorder = self._recorder
-        inference = recorder.start(recorder.series(FRAMEWORK, OPERATION, name), Layer.MODEL)
-        if inference is None:
-            return None
-        tensor = self._first_tensor(args, kwargs)
-        if tensor is not None:
-            shape = tensor.shape
-            inference.batch_size = int(shape[0]) if len(shape) else None
-            inference.device = self._device_name(tensor.device)
-        return inference
-
-    def _first_tensor(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tensor = self._torch.Tensor
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, tensor):
-                return value
+    def _found(self, module: Any) -> Root | None:
+        root = vars(module).get(ATTRIBUTE)
+        if root is None:
+            of_class = vars(type(module)).get(ATTRIBUTE)
+            root = of_class.held(module) if isinstance(of_class, _RootsOfClass) else None
+        if type(root) is Root and root.module() is module and root in self._roots:
+            return root
         return None
 
-    def _device_name(self, device: Any) -> str:
-        name = self._device_names.get(device)
-        if name is None:
-            name = self._device_names[device] = str(device)
-        return name
+    def _of_class(self, cls: Any) -> _RootsOfClass:
+        found = vars(cls).get(ATTRIBUTE)
+        if not isinstance(found, _RootsOfClass):
+            found = _RootsOfClass(self._made)
+            setattr(cls, ATTRIBUTE, found)
+            self._classes.add(cls)
+        return found
 
-    def restore(self) -> None:
-        """Make ordinary modules of all roots."""
-        for root in list(self._roots.values()):
-            module = root.reference()
-            if module is None or root.hook is None or vars(module).get(_HOOK) is not root.hook:
-                continue
-            if root.compiled is None:
-                del vars(module)[_HOOK]
-            else:
-                vars(module)[_HOOK] = root.compiled
-        for cls, own in self._classes.items():
-            if own is None:
-                type.__delattr__(cls, "__call__")
-            else:
-                type.__setattr__(cls, "__call__", own)
+    def add_class(self, cls: Any) -> None:
+        """Make roots of all instances of a class and its subclasses, those that exist too."""
+        self._of_class(cls).every = True
+
+    @contextlib.contextmanager
+    def set_aside(self, module: Any) -> Iterator[None]:
+        """Let a module and its children have no attribute of ours for a while.
+
+        Args:
+            module: A ``torch.nn.Module``.
+        """
+        found = [
+            (vars(each), root) for each in module.modules() if type(root := vars(each).get(ATTRIBUTE)) is Root
+        ]
+        for attributes, root in found:
+            _put_back(attributes, root)
+        try:
+            yield
+        finally:
+            for attributes, root in found:
+                if attributes.get(ATTRIBUTE) is root.inner and root in self._roots:
+                    attributes[ATTRIBUTE] = root
+
+    def clear(self) -> None:
+        """Make them all ordinary modules again."""
+        for root in list(self._roots):
+            module = root.module()
+            if module is not None:
+                _put_back(vars(module), root)
+        for cls in list(self._classes):
+            if isinstance(vars(cls).get(ATTRIBUTE), _RootsOfClass):
+                delattr(cls, ATTRIBUTE)
         self._roots.clear()
         self._classes.clear()
 
 
-def _is_in_eval_mode(module: Any) -> bool:
-    # A frozen script has no mode any more.
-    return not getattr(module, "training", False)
+class _RootsOfClass:
+    """Stands in the ``_compiled_call_impl`` of a class, and finds the root that an instance is.
+
+    It is for classes that the settings name, and for those that pickle all their attributes: a
+    root of such a class must have none of ours.
+
+    Args:
+        make: Makes a root of a module.
+    """
+
+    def __init__(self, make: Callable[[Any], Root]) -> None:
+        self.every = False
+        """All instances are roots, and not only those that are held."""
+        self._make = make
+        self._held: dict[int, Root] = {}
+
+    def __get__(self, module: Any, _owner: Any = None) -> Any:
+        if module is None or _is_dynamo_compiling():
+            return None
+        root = self.held(module)
+        if root is not None or not self.every:
+            return root
+        try:
+            return self._make(module)
+        except Exception as error:
+            swallow(error, "a module of a configured class")
+            return None
+
+    def held(self, module: Any) -> Root | None:
+        """The root that ``module`` is; None when it has an attribute of its own, or is no root."""
+        root = self._held.get(id(module))
+        return root if root is not None and root.module() is module else None
+
+    def hold(self, module: Any, root: Root) -> None:
+        """Keep the root for as long as its module lives."""
+        identity, held = id(module), self._held
+        held[identity] = root
+        root.module = weakref.ref(module, lambda _: held.pop(identity, None))
+
+    def __reduce__(self) -> Any:
+        """Leave None in the pickles of classes that are pickled with their bodies."""
+        return type(None), ()
 
 
-def _is_compiled(module: Any) -> bool:
-    return "_torchdynamo_orig_callable" in vars(module)
+_PICKLING = ("__getstate__", "__reduce__", "__reduce_ex__", "__copy__", "__deepcopy__")
 
 
-def _is_pickled_by_torch(cls: Any, base: Any) -> bool:
-    """Whether PyTorch alone says what goes into a pickle of ``cls``; it leaves the hook out."""
-    return (
-        getattr(cls, "__getstate__", None) is base.__getstate__
-        and cls.__reduce__ is base.__reduce__
-        and cls.__reduce_ex__ is base.__reduce_ex__
-        and not hasattr(cls, "__deepcopy__")
-        and not hasattr(cls, "__copy__")
-    )
+def _is_pickled_by_torch(cls: Any) -> bool:
+    """Whether PyTorch says what goes into pickles and copies, and leaves the attribute out."""
+    if issubclass(cls, (torch.jit.ScriptModule, torch.fx.GraphModule)) or cls.__name__ == "OptimizedModule":
+        return True
+    base = torch.nn.Module
+    return all(getattr(cls, name, None) is getattr(base, name, None) for name in _PICKLING)
 
 
-def _model_name(module: Any) -> str:
-    """The name that a hub model was loaded by; else the name of the class, behind a script the original's."""
-    config_name = getattr(getattr(module, "config", None), "_name_or_path", None)
-    if isinstance(config_name, str) and config_name:
-        return config_name
-    original_name = getattr(module, "original_name", None)
-    return original_name if isinstance(original_name, str) and original_name else type(module).__name__
+def _put_back(attributes: dict[str, Any], root: Root) -> None:
+    """Let a module's attributes be what they were before it was a root."""
+    if attributes.get(ATTRIBUTE) is root:
+        if root.inner is None:
+            del attributes[ATTRIBUTE]
+        else:
+            attributes[ATTRIBUTE] = root.inner
+
+
+def _stands_in(root: Root, caller: Any) -> bool:
+    return issubclass(type(caller), torch.nn.Module) and vars(caller).get(ATTRIBUTE) is root
+
+
+# --- what is known of a call -------------------------------------------------------------------
+
+
+def _own_name(module: Any) -> str:
+    """What to call a module whose attributes say nothing else: its hub name, or its class."""
+    # This may be a property of the application's, so it is asked once.
+    name = getattr(getattr(module, "config", None), "_name_or_path", None)
+    return name if type(name) is str and name else _class_name(_original(module))
+
+
+def _class_name(module: Any) -> str:
+    """The class that the application wrote, behind what PyTorch has made of its instance."""
+    name = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        original = getattr(module, "original_name", None)
+        return original if type(original) is str and original else name
+    return (_exported_class(module) or name) if name == "GraphModule" else name
+
+
+def _original(module: Any) -> Any:
+    """The module that ``torch.compile`` was called on, else ``module`` itself."""
+    if type(module).__name__ != "OptimizedModule":
+        return module
+    return vars(module)["_modules"].get("_orig_mod", module)
+
+
+def _exported_class(module: Any) -> str | None:
+    """The class of the module that was exported: nodes say in which modules they were traced."""
+    for node in module.graph.nodes:
+        for path, cls in (node.meta.get("nn_module_stack") or {}).values():
+            if path:
+                return None
+            name = cls if isinstance(cls, str) else cls.__name__
+            return str(name.rpartition(".")[2])
+    return None
+
+
+def _name_in_config(module: Any) -> str | None:
+    """What Transformers calls the model, which may change; only plain attributes are read."""
+    config = None if module is None else vars(module).get("config")
+    name = None if config is None else getattr(config, "_name_or_path", None)
+    return name if type(name) is str and name else None
+
+
+def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    for argument in (*args, *kwargs.values()):
+        if issubclass(type(argument), torch.Tensor):
+            return argument
+    return None
+
+
+def _rows(tensor: Any) -> int | None:
+    """The first dimension; None for a single number, and for a nested tensor, which has no shape."""
+    if tensor is None:
+        return None
+    try:
+        rows = tensor.shape[0]
+    except (IndexError, RuntimeError):
+        return None
+    return rows if type(rows) is int else None
+
+
+_device_names: dict[Any, str] = {}
+
+
+def _device_name(device: Any) -> str:
+    name = _device_names.get(device)
+    if name is None:
+        name = _device_names[device] = str(device)
+    return name
+
+
+# --- the compiler ------------------------------------------------------------------------------
+
+
+def pass_through_compiler() -> None:
+    """Let the compiler go past a root's own frame to the application's, and compile that."""
+    frames = torch._C._dynamo.eval_frame
+    code = Root.__call__.__code__
+    if hasattr(frames, "skip_code"):
+        frames.skip_code(code)
+    elif hasattr(frames, "set_code_exec_strategy"):
+        skip, default = frames._FrameAction.SKIP, frames._FrameAction.DEFAULT
+        frames.set_code_exec_strategy(code, frames._FrameExecStrategy(skip, default))

@@ -69,7 +69,12 @@ FORWARD = {
     "name": f"forward {NAME}",
     "kind": "INTERNAL",
     "parent": f"embeddings {NAME}",
-    "attributes": {"aimon.framework": "torch", "aimon.operation": "forward", "aimon.model.name": NAME},
+    "attributes": {
+        "aimon.framework": "torch",
+        "aimon.operation": "forward",
+        "aimon.model.name": NAME,
+        "aimon.device": "cpu",
+    },
     "status": "UNSET",
     "events": [],
 }

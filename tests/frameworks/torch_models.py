@@ -43,3 +43,34 @@ class SaysItself(Tiny):
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self.__dict__)
+
+
+class Own(Tiny):
+    """Overrides the call."""
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.seen.append("call")
+        return super().__call__(*args, **kwargs)
+
+
+def forward(model: str, **changes: Any) -> dict[str, Any]:
+    """The request span of a root."""
+    return {
+        "name": f"forward {model}",
+        "kind": "INTERNAL",
+        "parent": None,
+        "attributes": {
+            "aimon.framework": "torch",
+            "aimon.operation": "forward",
+            "aimon.model.name": model,
+            "aimon.batch.size": 2,
+            "aimon.device": "cpu",
+        },
+        "status": "UNSET",
+        "events": [],
+        **changes,
+    }
