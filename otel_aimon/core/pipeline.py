@@ -61,6 +61,9 @@ class Pipeline:
         self._thread: threading.Thread | None = None
         self._draining: int | None = None
         self._forking: int | None = None
+        self._fork_waits = False
+        self._fork_over = threading.Event()
+        self._fork_over.set()
 
     def _on_submit(self, length: int) -> None:
         if self._stopped:
@@ -121,22 +124,28 @@ class Pipeline:
         if self._draining == me:
             # A finaliser or a signal handler that interrupted this very thread's drain.
             return
-        with self._lock:
-            self._draining = me
-            started = time.thread_time_ns()
-            try:
-                self._consume(len(self._recorder.queue) if most is None else most)
-            finally:
-                self.cpu_ns += time.thread_time_ns() - started
-                self._draining = None
+        while True:
+            with self._lock:
+                self._draining = me
+                started = time.thread_time_ns()
+                try:
+                    finished = self._consume(len(self._recorder.queue) if most is None else most)
+                finally:
+                    self.cpu_ns += time.thread_time_ns() - started
+                    self._draining = None
+            if finished or most is not None:
+                return
+            self._fork_over.wait(_FLUSH_TIMEOUT)
 
-    def _consume(self, count: int) -> None:
+    def _consume(self, count: int) -> bool:
         queue = self._recorder.queue
         for _ in range(count):
+            if self._fork_waits:
+                return False
             try:
                 observation = queue.popleft()
             except IndexError:
-                return
+                return True
             self.observations += 1
             try:
                 if observation.deferred:
@@ -145,6 +154,7 @@ class Pipeline:
                 swallow(error, "the end of an abandoned inference")
             for consume in self._consumers:
                 _guarded(consume, observation)
+        return True
 
     def stop(self) -> None:
         """Drain everything and end the thread. Later submissions are drained by their callers."""
@@ -156,13 +166,19 @@ class Pipeline:
         self.drain()
 
     def before_fork(self) -> None:
-        """Wait for a running drain: a child must not inherit metric locks that it holds."""
+        """Let a running drain pause: a child must not inherit metric locks that it holds."""
         me = threading.get_ident()
-        if self._draining != me and self._lock.acquire(timeout=_FLUSH_TIMEOUT):
+        if self._draining == me:
+            return
+        self._fork_waits = True
+        self._fork_over.clear()
+        if self._lock.acquire(timeout=_FLUSH_TIMEOUT):
             self._forking = me
 
     def after_fork_in_parent(self) -> None:
         """Go on draining."""
+        self._fork_waits = False
+        self._fork_over.set()
         if self._forking == threading.get_ident():
             self._forking = None
             self._lock.release()

@@ -31,7 +31,8 @@ def run(
         instrument: Run it under ``opentelemetry-instrument``.
         timeout: Seconds after which it counts as hung.
     """
-    return json.loads(output(folder, source, env=env, instrument=instrument, timeout=timeout)[0])
+    printed, _ = output(folder, source, env=env, instrument=instrument, timeout=timeout)
+    return json.loads(printed.splitlines()[-1])
 
 
 def output(
@@ -42,7 +43,7 @@ def output(
     instrument: bool = False,
     timeout: float = 60.0,
 ) -> tuple[str, str]:
-    """Run ``source`` and return the last line of its output and all that it logged."""
+    """Run ``source`` and return what it printed and what it logged."""
     script = folder / "script.py"
     script.write_text(textwrap.dedent(source))
     command = [sys.executable, str(script)]
@@ -67,5 +68,4 @@ def output(
         check=False,
     )
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-    lines = done.stdout.strip().splitlines()
-    return (lines[-1] if lines else ""), done.stderr
+    return done.stdout.strip(), done.stderr
