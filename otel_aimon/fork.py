@@ -14,12 +14,17 @@ from otel_aimon.core import guard
 from otel_aimon.core.guard import swallow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from otel_aimon.runtime import Runtime
 
 _registered = False
 _parents_connections: list[Any] = []
+_paused = threading.local()
+"""The locks that a thread holds while it forks."""
+
+_MOST_SECONDS = 1.0
+"""A backend that does not answer holds up a fork for no longer than this."""
 
 
 def register(current: Callable[[], Runtime | None]) -> None:
@@ -46,20 +51,46 @@ def register(current: Callable[[], Runtime | None]) -> None:
         return handler
 
     os.register_at_fork(
-        before=with_runtime(lambda runtime: runtime.pipeline.before_fork()),
+        before=with_runtime(_pause),
         after_in_parent=with_runtime(lambda runtime: runtime.pipeline.after_fork_in_parent()),
         after_in_child=with_runtime(_start_over),
     )
+    os.register_at_fork(after_in_parent=_let_exports_go_on, after_in_child=_let_exports_go_on)
     wrapt.register_post_import_hook(
         lambda module: _flush_at_exit_of_children(module, current), "multiprocessing.util"
     )
+
+
+def _pause(runtime: Runtime) -> None:
+    _paused.locks = []
+    for part, exporter in _exporting_parts(runtime.providers):
+        if "grpc" in type(exporter).__module__:
+            _wait_for_export(part)
+    runtime.pipeline.before_fork()
+
+
+def _wait_for_export(part: Any) -> None:
+    """Hold the next export back until the process has forked.
+
+    With a thread inside of gRPC at the moment of the fork, the child can never use gRPC: its first
+    export hangs.
+    """
+    lock = _find(part, "_batch_processor", "_export_lock") or _find(part, "_export_lock")
+    if lock is not None and lock.acquire(timeout=_MOST_SECONDS):
+        _paused.locks.append(lock)
+
+
+def _let_exports_go_on() -> None:
+    for lock in getattr(_paused, "locks", ()):
+        lock.release()
+    _paused.locks = []
 
 
 def _start_over(runtime: Runtime) -> None:
     guard.after_fork_in_child()
     runtime.after_fork_in_child()
     _forget_parents_points(runtime.meter_provider)
-    for exporter in _exporters(runtime.providers):
+    for _, exporter in _exporting_parts(runtime.providers):
         _drop_parents_connections(exporter)
 
 
@@ -96,17 +127,19 @@ _PARTS = (
 )
 """Where the SDK's providers of tracers, meters and loggers keep what exports."""
 
+_EXPORTERS = (("_batch_processor", "_exporter"), ("span_exporter",), ("_exporter",))
+"""Where that keeps its exporter."""
 
-def _exporters(providers: tuple[Any, Any, Any]) -> list[Any]:
-    """The exporters of ``providers``, as far as they are where the SDK keeps them."""
-    found = [
-        _find(part, "_batch_processor", "_exporter")
-        or _find(part, "span_exporter")
-        or _find(part, "_exporter")
-        for provider, path in zip(providers, _PARTS, strict=True)
-        for part in _find(provider, *path) or ()
-    ]
-    return [exporter for exporter in found if exporter is not None]
+
+def _exporting_parts(providers: tuple[Any, Any, Any]) -> Iterator[tuple[Any, Any]]:
+    """Processors and readers with their exporters, as far as they are where the SDK keeps them."""
+    for provider, path in zip(providers, _PARTS, strict=True):
+        for part in _find(provider, *path) or ():
+            for name in _EXPORTERS:
+                exporter = _find(part, *name)
+                if exporter is not None:
+                    yield part, exporter
+                    break
 
 
 def _drop_parents_connections(exporter: Any) -> None:

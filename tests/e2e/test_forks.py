@@ -73,6 +73,19 @@ def test_a_parent_that_has_sent_over_grpc(method: str) -> None:
     check_counts(receiver)
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_forks_while_another_thread_exports(protocol: str) -> None:
+    with Receiver() as receiver:
+        endpoint = receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
+        done = run("python", "fork_between_exports.py", env=environment(endpoint, protocol))
+
+    assert done.stderr == ""
+    points = receiver.received.latest_points("aimon.inference.duration")
+    children = [point.count for point in points if point.attributes["aimon.model.name"] == "child"]
+    assert children == [1] * 5
+    assert counts_by_process(receiver) == spans_by_process(receiver)
+
+
 def test_a_fork_while_an_export_hangs() -> None:
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         port = hanging.getsockname()[1]
