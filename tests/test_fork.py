@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from opentelemetry.context import get_current
 
-from otel_aimon import fork
+import otel_aimon
+from otel_aimon import fork, runtime
 from otel_aimon.core import guard
+from otel_aimon.core.recorder import running_in
 from tests.support.scripts import output, run
+from tests.support.telemetry import Telemetry
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -318,6 +322,32 @@ class TestHandlers:
         fork.register(lambda: None)
         fork.register(lambda: None)
         assert fork._registered
+
+    def test_starting_over_in_place(self) -> None:
+        with Telemetry(max_models=1, interval=60.0) as telemetry:
+            running = runtime.current()
+            assert running is not None
+            for model in ("m", "n"):
+                with otel_aimon.inference("chat", model):
+                    pass
+            telemetry.metrics()
+            inflight = otel_aimon.inference("chat", "m").start()
+            with otel_aimon.inference("chat", "m"):
+                parents_thread, parents_wake = running.pipeline._thread, running.pipeline._wake
+                running.pipeline.before_fork()
+                fork._start_over(running)
+                assert running_in(get_current()) is None
+            inflight.end()
+            running.want_processor()
+            with otel_aimon.inference("chat", "m"):
+                pass
+            found = telemetry.metrics()
+            assert [point.count for point in found["aimon.inference.duration"]] == [1]
+            assert [point.value for point in found["aimon.selfmon.models.overflow"]] == [0]
+            assert [point.value for point in found["aimon.inference.active"]] == [0]
+        assert parents_thread is not None
+        parents_wake.set()
+        parents_thread.join(10)
 
     def test_another_sdk_is_left_as_it_is(self) -> None:
         for provider in (

@@ -211,6 +211,12 @@ class TestStartAndStop:
             otel_aimon.uninstrument()
             assert not {name for name in telemetry.metrics() if "selfmon" in name or name.endswith(".active")}
 
+    def test_the_sdk_disabled(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OTEL_SDK_DISABLED", "True")
+        otel_aimon.instrument()
+        assert runtime.current() is None
+        otel_aimon.uninstrument()
+
     def test_stopping_what_never_started(self) -> None:
         runtime.stop()
         otel_aimon.uninstrument()

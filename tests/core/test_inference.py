@@ -214,6 +214,9 @@ class TestOutcome:
         bench.start().fail_as("x")
         bench.recorder.queue = None  # type: ignore[assignment]
         bench.start().abandon()
+        rude = bench.start()
+        rude.series.active = None  # type: ignore[assignment]
+        rude.fail(ValueError())
 
     def test_it_is_recorded_even_when_its_span_cannot_be_ended(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch

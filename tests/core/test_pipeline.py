@@ -324,7 +324,7 @@ class TestFork:
         bench.start().end()
         pipeline.drain()
         pipeline.before_fork()
-        parents_thread = pipeline._thread
+        parents_thread, parents_wake = pipeline._thread, pipeline._wake
         pipeline.after_fork_in_child()
         assert (pipeline.observations, pipeline.caller_drains, pipeline.cpu_ns) == (0, 0, 0)
         bench.start().end()
@@ -332,4 +332,27 @@ class TestFork:
         pipeline.stop()
         assert pipeline.observations == 1
         assert parents_thread is not None
-        parents_thread.join(0)
+        parents_wake.set()
+        parents_thread.join(10)
+        assert not parents_thread.is_alive()
+
+    def test_a_drain_that_pauses_for_a_fork_goes_on_afterwards(self, bench: Bench) -> None:
+        seen: list[Inference] = []
+
+        def consume(inference: Inference) -> None:
+            seen.append(inference)
+            if len(seen) == 1:
+                # As if another thread were about to fork.
+                pipeline._fork_waits = True
+                pipeline._fork_over.clear()
+                threading.Timer(0.01, pipeline.after_fork_in_parent).start()
+
+        pipeline = Pipeline(bench.recorder, (consume,), interval=NEVER)
+        ended = [bench.start() for _ in range(5)]
+        for inference in ended:
+            inference.end()
+        pipeline.drain(3)
+        assert seen == ended[:1]
+        pipeline.drain()
+        assert seen == ended
+        pipeline.stop()
