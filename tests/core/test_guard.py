@@ -50,3 +50,9 @@ def test_under_our_own_tests_it_is_raised(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(guard, "RERAISE", True)
     with pytest.raises(ValueError):
         guard.swallow(ValueError(), "here")
+
+
+def test_a_guarded_call_gives_its_result_or_none() -> None:
+    assert guard.guarded(int, "7") == 7
+    assert guard.guarded(int, "seven") is None
+    assert guard.swallowed_count() == 1

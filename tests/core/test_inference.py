@@ -337,6 +337,21 @@ class TestHandUp:
         assert bench.ended() == [owner, stage]
 
 
+class TestBatches:
+    """A request over a dataset counts the tokens of its batches as they come."""
+
+    @pytest.mark.parametrize(
+        ("batches", "total"), [([3, 4], 7), ([3, None, 4], None), ([None], None), ([], None)]
+    )
+    def test_a_sum_with_an_unknown_part_is_unknown(
+        self, bench: Bench, batches: list[int | None], total: int | None
+    ) -> None:
+        inference = bench.start()
+        for tokens in batches:
+            inference.add_input_tokens(tokens)
+        assert inference.input_tokens == total
+
+
 class TestTimes:
     """Time to first token, and mean time per token after it: (last - first) / (tokens - 1)."""
 
