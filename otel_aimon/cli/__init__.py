@@ -47,14 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _terminated_as_interrupted():
             status: int = runs[options.command](options)
-            sys.stdout.flush()
             return status
     except CommandError as error:
         problem = str(error)
-    except BrokenPipeError:
-        # Whoever read the output has gone; the interpreter must not complain of it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
         problem = str(error)
     except KeyboardInterrupt:
@@ -62,6 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     print(f"otel-aimon {options.command}: {problem}", file=sys.stderr)
     return 1
+
+
+def show(text: str) -> None:
+    """Print a command's result.
+
+    Raises:
+        CommandError: It cannot be written.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What is still in the buffer must not make the interpreter complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CommandError(f"the output cannot be written ({error.strerror})") from error
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from otel_aimon.cli import CommandError, report
+from otel_aimon.cli import CommandError, report, show
 from otel_aimon.cli.load import Load
 from otel_aimon.cli.receiver import LOOPBACK, Received, Receiver
 from otel_aimon.version import __version__
@@ -346,9 +346,9 @@ class _Progress:
 def _show(made: report.Report, options: argparse.Namespace) -> int:
     if options.json:
         head = {"otel_aimon": __version__, "seconds": options.seconds, "ok": made.ok}
-        print(json.dumps({**head, **made.as_data()}))
+        show(json.dumps({**head, **made.as_data()}))
     else:
-        print(made.as_text())
+        show(made.as_text())
     if made.ok:
         return 0
     _say("otel-aimon demo: what was sent and what arrived differ, or requests got no answer; see the report")
@@ -362,9 +362,9 @@ def _say_where(load: Load, service: Service, options: argparse.Namespace) -> int
     if options.json:
         head: dict[str, Any] = {"otel_aimon": __version__, "seconds": options.seconds}
         where = {"endpoint": options.endpoint, "protocol": options.protocol, "service": SERVICE_NAME}
-        print(json.dumps({**head, "ok": sent.ok and failure is None, **where, "requests": sent.data}))
+        show(json.dumps({**head, "ok": sent.ok and failure is None, **where, "requests": sent.data}))
     else:
-        print(report.Report([sent, _where(options.endpoint, options.protocol)]).as_text())
+        show(report.Report([sent, _where(options.endpoint, options.protocol)]).as_text())
     if failure is not None:
         raise CommandError(f"the service could not deliver everything to {options.endpoint}: {failure}")
     return 0 if sent.ok else 1

@@ -26,6 +26,9 @@ _MODEL_KEYS = (
 )
 _SHOWN_BY_MODEL = frozenset(key for keys in _MODEL_KEYS for key in keys)
 _ERROR_STATUS = 2
+_LABEL = 68
+"""The most that a label takes of a line, so that the numbers after it are seen."""
+
 _MOST_EVENTS = 10
 
 
@@ -375,7 +378,9 @@ def _histogram_lines(points: Sequence[Point]) -> list[str]:
         label = "  ".join(filter(None, (_model(point), _others(point))))
         bounds = (bucket_bound(point, 0.5), bucket_bound(point, 0.95))
         shown = ("-" if each is None else f"≤ {quantity(each, point.unit)}" for each in bounds)
-        rows.append((f"  {label}", str(point.count), quantity(_mean(point), point.unit), *shown))
+        rows.append(
+            (_cut(f"  {label}", _LABEL), str(point.count), quantity(_mean(point), point.unit), *shown)
+        )
     return [*_table(rows, numbers_from=1), "(p50 and p95: upper bounds of the buckets that hold them)"]
 
 
@@ -394,7 +399,7 @@ def _value_lines(points: Sequence[Point]) -> list[str]:
         if (point.metric, model) == above:
             rows[-1] = (rows[-1][0], f"{rows[-1][1]}, {labelled}")
         else:
-            rows.append((f"  {model}", labelled))
+            rows.append((_cut(f"  {model}", _LABEL), labelled))
         above = (point.metric, model)
     return _table(rows, numbers_from=len(rows[0]))
 
@@ -437,7 +442,6 @@ def _point_data(point: Point) -> dict[str, Any]:
         "mean": _mean(point),
         "p50_at_most": bucket_bound(point, 0.5),
         "p95_at_most": bucket_bound(point, 0.95),
-        "exemplars": len(point.exemplars),
     }
 
 
@@ -458,19 +462,22 @@ def seconds(value: float | None) -> str:
     """A duration with the unit that suits it."""
     if value is None:
         return "-"
-    for least, unit, factor in _SCALES:
-        if value >= least:
-            return f"{value * factor:.3g} {unit}" if value * factor < 1000 else f"{value * factor:.0f} {unit}"
-    return f"{value} s"
+    unit, factor = next(
+        ((unit, factor) for least, unit, factor in _SCALES if value >= least > 0), _SCALES[2][1:]
+    )
+    return f"{_digits(value * factor)} {unit}" if value else "0 s"
 
 
 def quantity(value: float | None, unit: str) -> str:
     """A metric's value; seconds with the unit that suits them."""
     if value is None:
         return "-"
-    if unit == "s":
-        return seconds(value)
-    return f"{value:.0f}" if float(value).is_integer() else f"{value:.3g}"
+    return seconds(value) if unit == "s" else _digits(value)
+
+
+def _digits(value: float) -> str:
+    """Whole numbers as they are, others with three digits at least."""
+    return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def _cut(text: str, width: int) -> str:
