@@ -140,3 +140,28 @@ def counts_by_process(receiver: Receiver, metric: str = "aimon.inference.duratio
     for point in receiver.received.latest_points(metric):
         counts[instance(point)] += point.count or 0
     return dict(counts)
+
+
+def requests_by_process(receiver: Receiver) -> dict[str, Counter[tuple[str, str, str]]]:
+    """Process → (framework, operation, model) → request spans."""
+    found: dict[str, Counter[tuple[str, str, str]]] = {}
+    for span in our_spans(receiver):
+        found.setdefault(instance(span), Counter())[_series(span)] += 1
+    return found
+
+
+def requests_counted_by_process(receiver: Receiver) -> dict[str, Counter[tuple[str, str, str]]]:
+    """Process → (framework, operation, model) → requests that the metrics have counted."""
+    found: dict[str, Counter[tuple[str, str, str]]] = {}
+    for point in receiver.received.latest_points("aimon.inference.duration"):
+        assert set(point.attributes) == set(_SERIES)
+        found.setdefault(instance(point), Counter())[_series(point)] += point.count or 0
+    return found
+
+
+_SERIES = ("aimon.framework", "aimon.operation", "aimon.model.name")
+
+
+def _series(of: Span | Point) -> tuple[str, str, str]:
+    framework, operation, model = (str(of.attributes[key]) for key in _SERIES)
+    return framework, operation, model

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,11 +11,8 @@ from tests.e2e.processes import (
     counts_by_process,
     environment,
     free_port,
-    get,
     our_spans,
     run,
-    serving,
-    spans_by_process,
     wait_until,
 )
 
@@ -80,82 +75,6 @@ def test_metrics_do_not_depend_on_sampling() -> None:
     assert len(sampled) < 50
     points = receiver.received.latest_points("aimon.inference.duration")
     assert {exemplar.trace_id for point in points for exemplar in point.exemplars} <= sampled
-
-
-def load(port: int, requests: int) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        statuses = list(pool.map(lambda _: get(port, "/classify"), range(requests)))
-    assert statuses == [200] * requests
-
-
-def servers(port: int) -> dict[str, tuple[str, ...]]:
-    gunicorn = ("gunicorn", "wsgi:app", "-w", "2", "-b", f"127.0.0.1:{port}")
-    return {
-        "uvicorn": ("uvicorn", "asgi:app", "--port", str(port)),
-        "uvicorn-workers": ("uvicorn", "asgi:app", "--workers", "2", "--port", str(port)),
-        "gunicorn": gunicorn,
-        "gunicorn-preload": (*gunicorn, "--preload"),
-        "gunicorn-threads": (*gunicorn, "--threads", "4"),
-    }
-
-
-@pytest.mark.parametrize("server", list(servers(0)))
-def test_a_server_that_is_stopped_by_sigterm(server: str) -> None:
-    port = free_port()
-    with Receiver() as receiver:
-        with serving(*servers(port)[server], env=environment(receiver.http_endpoint), port=port):
-            load(port, 60)
-
-    requests = [span for span in our_spans(receiver) if span.name.startswith("classify")]
-    assert len(requests) == 60
-    counted = [
-        point
-        for point in receiver.received.latest_points("aimon.inference.duration")
-        if point.attributes["aimon.operation"] == "classify"
-    ]
-    assert sum(point.count or 0 for point in counted) == 60
-    assert counts_by_process(receiver) == spans_by_process(receiver)
-
-
-def test_a_preloading_master_keeps_its_requests_to_itself() -> None:
-    port = free_port()
-    with Receiver() as receiver:
-        arguments = servers(port)["gunicorn-preload"]
-        with serving(*arguments, env=environment(receiver.http_endpoint), port=port):
-            load(port, 20)
-
-    warmups = [
-        point
-        for point in receiver.received.latest_points("aimon.inference.duration")
-        if point.attributes["aimon.operation"] == "warmup"
-    ]
-    assert [point.count for point in warmups] == [1]
-    assert len([span for span in our_spans(receiver) if span.name == "warmup wsgi"]) == 1
-
-
-def test_under_load_nothing_that_was_answered_is_missing() -> None:
-    port = free_port()
-    answered: list[int] = []
-    with Receiver() as receiver, ThreadPoolExecutor(4) as pool:
-        with serving(
-            *servers(port)["uvicorn"], env=environment(receiver.http_endpoint), port=port
-        ) as process:
-
-            def ask() -> None:
-                while True:
-                    try:
-                        answered.append(get(port, "/classify"))
-                    except OSError:
-                        return
-
-            asking = [pool.submit(ask) for _ in range(4)]
-            wait_until(lambda: len(answered) > 100, "a hundred answers")
-            process.send_signal(signal.SIGTERM)
-            for each in asking:
-                each.result()
-
-    # A request whose answer was lost with the connection may have been counted too.
-    assert sum(counts_by_process(receiver).values()) in range(len(answered), len(answered) + 5)
 
 
 def test_a_receiver_that_comes_late_gets_true_counts() -> None:

@@ -1,14 +1,14 @@
-"""An ASGI application without a framework: each GET is one request to a model."""
+"""An ASGI application without a framework: each GET is one request to a model.
 
-import asyncio
+``SERVED`` names the module with the models.
+"""
 
-import otel_aimon
+import importlib
+import os
 
+from opentelemetry import context, propagate
 
-@otel_aimon.monitor(operation="classify", model="asgi")
-async def classify() -> str:
-    await asyncio.sleep(0.001)
-    return "a class"
+PATHS = importlib.import_module(os.environ["SERVED"]).PATHS
 
 
 async def app(scope, receive, send) -> None:
@@ -18,7 +18,11 @@ async def app(scope, receive, send) -> None:
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return
-    if scope["path"] != "/health":
-        await classify()
+    headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+    token = context.attach(propagate.extract(headers))
+    try:
+        PATHS[scope["path"]]()
+    finally:
+        context.detach(token)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
     await send({"type": "http.response.body", "body": b"ok"})

@@ -1,21 +1,20 @@
-"""A WSGI application whose module makes one request while it is imported: with ``--preload`` in the master."""
+"""A WSGI application; its module serves one request while it is imported: with ``--preload`` in the master.
 
+``SERVED`` names the module with the models.
+"""
+
+import importlib
 import os
 
 import otel_aimon
 
-
-@otel_aimon.monitor(operation="classify", model="wsgi")
-def classify() -> str:
-    return "a class"
-
+PATHS = importlib.import_module(os.environ["SERVED"]).PATHS
 
 with otel_aimon.inference("warmup", model="wsgi"):
     pass
 
 
 def app(environ, start_response):
-    if environ["PATH_INFO"] != "/health":
-        classify()
-    start_response("200 OK", [("connection", "close"), ("x-pid", str(os.getpid()))])
+    PATHS[environ["PATH_INFO"]]()
+    start_response("200 OK", [("connection", "close")])
     return [b"ok"]
