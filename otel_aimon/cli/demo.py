@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
             load = Load(LOOPBACK, port, options.seconds)
             load.run(_Progress(options.seconds), lambda: not service.running)
             if not service.running:
-                raise CommandError(f"the service ended under load: {service.last_lines()}")
+                raise CommandError(f"the service ended under load {service.ending()}: {service.last_lines()}")
             _say("Stopping the service, so that it flushes")
     if receiver is None:
         return _say_where(load, service, options)
@@ -281,9 +281,7 @@ class Service:
         while time.monotonic() < deadline:
             if not self.running:
                 self._reader.join(_CONNECT_SECONDS)
-                raise CommandError(
-                    f"the service ended at its start with status {self._process.returncode}: {self.last_lines()}"
-                )
+                raise CommandError(f"the service ended at its start {self.ending()}: {self.last_lines()}")
             if self._answers():
                 return
             time.sleep(0.1)
@@ -298,6 +296,13 @@ class Service:
             return False
         finally:
             connection.close()
+
+    def ending(self) -> str:
+        """How it ended, in words."""
+        status = self._process.poll()
+        return (
+            f"with status {status}" if status is None or status >= 0 else f"by {signal.Signals(-status).name}"
+        )
 
     def last_lines(self) -> str:
         """What it said last, on one line."""

@@ -294,7 +294,7 @@ class TestWhatStopsIt:
 
     def test_a_service_that_dies_under_load(self, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
         serve(services.answering(at_a_request="print('out of memory', flush=True); os._exit(9)"))
-        assert self.stopped(capsys).endswith("the service ended under load: out of memory")
+        assert self.stopped(capsys).endswith("the service ended under load with status 9: out of memory")
 
     def test_a_service_that_does_not_stop(
         self,
@@ -340,7 +340,7 @@ class TestWhatStopsIt:
         assert "Traceback" not in done.stderr
         assert done.returncode == 1
 
-    @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_a_signal_leaves_no_process_behind(
         self, stop: signal.Signals, tmp_path: Path, free_port: int
     ) -> None:
