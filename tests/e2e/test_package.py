@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from otel_aimon.cli.receiver import Receiver
+from tests.e2e.processes import counts_by_process, environment, our_spans, spans_by_process
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -54,13 +57,24 @@ def test_it_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> N
     assert done.stdout.strip()
 
 
-def test_it_works_where_processes_cannot_fork() -> None:
-    code = (
+def test_it_works_where_processes_cannot_fork(tmp_path: Path) -> None:
+    script = tmp_path / "service.py"
+    script.write_text(
         "import os; del os.register_at_fork, os.fork\n"
+        "from opentelemetry.instrumentation import auto_instrumentation\n"
+        "auto_instrumentation.initialize()\n"
         "import otel_aimon\n"
-        "otel_aimon.instrument()\n"
-        "with otel_aimon.inference('chat'): pass\n"
-        "otel_aimon.uninstrument()"
+        "for _ in range(3):\n"
+        "  with otel_aimon.inference('chat', model='m'): pass\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    with Receiver() as receiver:
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            env=environment(receiver.http_endpoint),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert (done.returncode, done.stderr) == (0, "")
+    assert len(our_spans(receiver)) == 3
+    assert counts_by_process(receiver) == spans_by_process(receiver)
