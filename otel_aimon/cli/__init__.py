@@ -21,6 +21,9 @@ COMMANDS = {"demo": "run a real service under load and show what arrives"}
 
 _INTERRUPTED = 130
 
+_PLAIN = str.maketrans({"≤": "<=", "µ": "u", "…": "."})
+"""What to write where the output cannot hold a sign."""
+
 
 class CommandError(Exception):
     """What stops a command; its text is one sentence for the user."""
@@ -53,10 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         problem = str(error)
     except KeyboardInterrupt:
-        print(f"\notel-aimon {options.command}: stopped", file=sys.stderr)
+        _complain(f"\notel-aimon {options.command}: stopped")
         return _INTERRUPTED
-    print(f"otel-aimon {options.command}: {problem}", file=sys.stderr)
+    _complain(f"otel-aimon {options.command}: {problem}")
     return 1
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # The terminal may have gone, which is why the command stopped.
+        print(text, file=sys.stderr)
 
 
 def show(text: str) -> None:
@@ -66,11 +74,21 @@ def show(text: str) -> None:
         CommandError: It cannot be written.
     """
     try:
-        print(text, flush=True)
+        print(_writable(text), flush=True)
     except OSError as error:
         # What is still in the buffer must not make the interpreter complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise CommandError(f"the output cannot be written ({error.strerror})") from error
+
+
+def _writable(text: str) -> str:
+    """``text`` in signs that the encoding of the output has."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
+    return text
 
 
 @contextlib.contextmanager
@@ -79,10 +97,16 @@ def _terminated_as_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    stopping = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {each: signal.signal(each, signal.default_int_handler) for each in stopping}
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    # What nohup ignores stays ignored, and a handler that is not Python's could not be put back.
+    before = {
+        number: handler for number, handler in handlers.items() if handler not in {signal.SIG_IGN, None}
+    }
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

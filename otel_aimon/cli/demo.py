@@ -26,6 +26,8 @@ from otel_aimon.cli.receiver import LOOPBACK, Received, Receiver
 from otel_aimon.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from typing_extensions import Self
 
 SERVICE_NAME = "otel-aimon-demo"
@@ -55,6 +57,12 @@ _SWITCHES = (
     ),
 )
 """Variables of the user's that would send the demo's telemetry elsewhere, or a part of it nowhere."""
+
+_SHAPES = (
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+)
+"""Variables that suit the user's backend; the report adds up cumulative metrics and reads their buckets."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +110,8 @@ def run(options: argparse.Namespace) -> int:
             receiver = stack.enter_context(Receiver())
             endpoint = receiver.grpc_endpoint if options.protocol == "grpc" else receiver.http_endpoint
         _say(f"Starting the service on port {port}; it sends OTLP ({options.protocol}) to {endpoint}")
-        service = Service(launcher, folder, port, _environment(endpoint, options.protocol))
+        dropped = _SWITCHES if receiver is None else (*_SWITCHES, *_SHAPES)
+        service = Service(launcher, folder, port, _environment(endpoint, options.protocol, dropped))
         with service:
             service.await_start()
             load = Load(LOOPBACK, port, options.seconds)
@@ -194,9 +203,9 @@ def _check_endpoint(endpoint: str, protocol: str) -> None:
         ) from error
 
 
-def _environment(endpoint: str, protocol: str) -> dict[str, str]:
-    """The user's own, with the telemetry going to ``endpoint``."""
-    kept = {key: value for key, value in os.environ.items() if key not in _SWITCHES}
+def _environment(endpoint: str, protocol: str, dropped: Collection[str]) -> dict[str, str]:
+    """The user's own without some of it, with the telemetry going to ``endpoint``."""
+    kept = {key: value for key, value in os.environ.items() if key not in dropped}
     no_proxy = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
     direct = ",".join(filter(None, (no_proxy, LOOPBACK)))
     return {

@@ -21,6 +21,8 @@ RATE = 40.0
 """Requests per second, of all clients together."""
 
 _SLOWEST = 30.0
+_LEAVING = 1.0
+"""Seconds that interrupted clients get to finish their requests."""
 _BEFORE_LEAVING = (5, 60)
 """Tokens that the client of an abandoned stream waits for."""
 _WHOLE_STREAM = (20, 120)
@@ -121,8 +123,9 @@ class Load:
                 self._stop.wait(0.1) if not self._stop.is_set() else time.sleep(0.05)
         finally:
             self.stop()
+            until = time.monotonic() + _LEAVING
             for client in clients:
-                client.join(_SLOWEST)
+                client.join(max(0.0, until - time.monotonic()))
         progress(self._seconds, len(self.outcomes))
 
     def _client(self, number: int, samples: list[list[float]], started: float) -> None:

@@ -23,6 +23,7 @@ from otel_aimon.version import __version__
 from tests.cli import services
 from tests.support.telemetry import wait_until
 
+EXPONENTIAL = "base2_exponential_bucket_histogram"
 COMMAND = str(Path(sys.executable).with_name("otel-aimon"))
 
 pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
@@ -72,12 +73,15 @@ class TestWhatArrives:
             [COMMAND, "demo", "--seconds", "4", "--json", "--port", str(free_port)],
             capture_output=True,
             text=True,
-            # Settings of the user's that would send everything elsewhere do not reach the service.
+            # Settings of the user's that would send everything elsewhere, or in a shape that the report
+            # cannot add up, do not reach the service.
             env={
                 **os.environ,
                 "OTEL_TRACES_EXPORTER": "none",
                 "OTEL_TRACES_SAMPLER": "always_off",
                 "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9",
+                "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta",
+                "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": EXPONENTIAL,
                 "OTEL_SDK_DISABLED": "true",
                 "HTTP_PROXY": "http://127.0.0.1:9",
                 "http_proxy": "http://127.0.0.1:9",
@@ -168,6 +172,10 @@ class TestWhatArrives:
             point["value"] for point in result["metrics"] if point["metric"] == "aimon.inference.active"
         ]
         assert active == [0, 0, 0]
+        durations = [
+            point for point in result["metrics"] if point["metric"] == semconv.INFERENCE_DURATION.name
+        ]
+        assert all(point["p50_at_most"] > 0 for point in durations)
 
     def test_as_text(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["demo", "--seconds", "1", "--protocol", "http/protobuf"]) == 0
@@ -181,7 +189,10 @@ class TestWhatArrives:
         assert "NOT EQUAL" not in out
         assert out.splitlines()[-1].startswith("  OK: ")
 
-    def test_to_a_backend_of_the_users(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_to_a_backend_of_the_users(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", EXPONENTIAL)
         with Receiver() as backend:
             assert main(["demo", "--seconds", "1", "--endpoint", backend.grpc_endpoint]) == 0
         out = capsys.readouterr().out
@@ -190,6 +201,11 @@ class TestWhatArrives:
         # The columns of the first table: kind, sent, …
         sent = [int(line[14:20]) for line in out.splitlines()[2:5]]
         assert sum(sent) == len(requests) > 0
+        # What its user set for that backend reaches it.
+        kinds = {
+            point.kind for point in backend.received.points if point.metric == "aimon.inference.duration"
+        }
+        assert kinds == {"exponential_histogram"}
         assert "service.name = otel-aimon-demo" in out
         assert backend.grpc_endpoint in out
 
@@ -340,13 +356,23 @@ class TestWhatStopsIt:
         assert "Traceback" not in done.stderr
         assert done.returncode == 1
 
-    @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    @pytest.mark.parametrize(
+        ("stop", "at_a_request"),
+        [
+            (signal.SIGINT, "pass"),
+            (signal.SIGTERM, "pass"),
+            (signal.SIGHUP, "pass"),
+            # A service that hangs does not make its user wait for its answers.
+            (signal.SIGINT, "time.sleep(600)"),
+        ],
+    )
     def test_a_signal_leaves_no_process_behind(
-        self, stop: signal.Signals, tmp_path: Path, free_port: int
+        self, stop: signal.Signals, at_a_request: str, tmp_path: Path, free_port: int
     ) -> None:
-        (tmp_path / "service.py").write_text(services.answering())
+        (tmp_path / "service.py").write_text(services.answering(at_a_request))
         code = (
             "import pathlib, sys; from otel_aimon.cli import demo, main\n"
+            "demo._STOP_SECONDS = 1.0\n"
             f"demo.service_folder = lambda: pathlib.Path({str(tmp_path)!r})\n"
             f"sys.exit(main(['demo', '--seconds', '60', '--port', '{free_port}']))"
         )
@@ -357,7 +383,7 @@ class TestWhatStopsIt:
             wait_until(lambda: listening(free_port), 60)
             time.sleep(0.3)
             process.send_signal(stop)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=20)
         finally:
             process.kill()
         assert process.returncode == 130

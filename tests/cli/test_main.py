@@ -76,6 +76,32 @@ def test_a_thread_that_is_not_the_main_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert found == [7]
 
 
+def test_an_output_that_lacks_signs() -> None:
+    code = "from otel_aimon.cli import show; show('≤ 2.5 µs, mod…, Größe')"
+    shown = {
+        encoding: subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONIOENCODING": encoding}, stdout=subprocess.PIPE, check=True,
+        ).stdout.decode(encoding)
+        for encoding in ("ascii", "latin-1", "utf-8")
+    }  # fmt: skip
+    assert shown == {
+        "ascii": "<= 2.5 us, mod., Gr??e\n",
+        "latin-1": "<= 2.5 us, mod., Größe\n",
+        "utf-8": "≤ 2.5 µs, mod…, Größe\n",
+    }
+
+
+def test_a_command_that_shall_outlive_its_terminal() -> None:
+    code = (
+        "import os, signal; from otel_aimon.cli import demo, main\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "demo.run = lambda options: os.kill(os.getpid(), signal.SIGHUP) or 7\n"
+        "raise SystemExit(main(['demo']))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 7
+
+
 def test_a_reader_that_has_gone() -> None:
     code = (
         "import sys; from otel_aimon.cli import demo, main\n"
