@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
 
 from otel_aimon.cli.receiver import Receiver
 from tests.e2e.processes import (
+    command,
     counts_by_process,
     environment,
     free_port,
@@ -85,10 +87,6 @@ def test_a_receiver_that_comes_late_gets_true_counts() -> None:
         "print('served', flush=True); sys.stdin.readline()\n"
         "with otel_aimon.inference('chat', model='m'): pass\n"
     )
-    import subprocess
-
-    from tests.e2e.processes import command
-
     process = subprocess.Popen(
         command("python", "-c", code),
         env=environment(f"http://127.0.0.1:{port}", OTEL_EXPORTER_OTLP_TIMEOUT="1000"),
@@ -106,7 +104,7 @@ def test_a_receiver_that_comes_late_gets_true_counts() -> None:
     assert "otel-aimon" not in errors
 
 
-def test_the_callers_trace_goes_on(tmp_path: Any) -> None:
+def test_the_callers_trace_goes_on() -> None:
     code = (
         "import otel_aimon, asyncio\n"
         "from opentelemetry import context, propagate\n"

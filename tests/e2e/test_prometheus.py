@@ -16,12 +16,26 @@ PAGE = ROOT / "docs" / "metrics-in-prometheus.md"
 
 SERVICE = """
 import otel_aimon
+from otel_aimon import runtime
+from otel_aimon.core.layers import Layer
 for _ in range(4):
     with otel_aimon.inference("chat", model="m", batch_size=2) as call:
         for _ in range(3): call.token()
-        call.usage(input_tokens=5)
+        call.usage(input_tokens=5, cached_tokens=1)
         with otel_aimon.inference("rerank", model="r"): pass
-with otel_aimon.inference("chat", model="remote", client=True): pass
+with otel_aimon.inference("chat", model="m") as call:
+    call.error("Overloaded")
+with otel_aimon.inference("chat", model="m"):
+    otel_aimon.inference("rerank", model="r").start().error("Overloaded")
+with otel_aimon.inference("chat", model="remote", client=True) as call:
+    call.error("Overloaded")
+# As a framework that keeps a queue of its own does it.
+recorder = runtime.current().recorder
+queued = recorder.series("transformers", "generate", "queued")
+recorder.watch_queue(queued, lambda: 2)
+request = recorder.start(queued, Layer.REQUEST)
+request.queue_ns = 1
+request.end()
 """
 
 
@@ -62,18 +76,14 @@ def test_names_labels_and_values(tmp_path: Path) -> None:
         count = query(port, 'aimon_inference_duration_seconds_count{aimon_model_name="m"}')
         tokens = query(port, 'aimon_inference_tokens_total{gen_ai_token_type="output"}')
 
-    assert [each["value"][1] for each in count] == ["4"]
+    assert {each["metric"].get("error_type"): each["value"][1] for each in count} == {
+        None: "5",
+        "Overloaded": "1",
+    }
     assert [each["value"][1] for each in tokens] == ["12"]
     seen: dict[str, set[str]] = {}
     for series in everything:
-        labels = set(series["metric"]) - {"__name__", "job", "instance", "le"}
-        seen.setdefault(series["metric"]["__name__"], set()).update(labels)
-    # Everything that arrived is documented, with its labels; what this service has no cause for may be absent.
-    expected = documented()
-    for name, labels in seen.items():
-        base = re.sub(r"_(bucket|sum|count)$", "", name)
-        assert name in expected or base in expected, name
-        assert labels <= expected.get(name, expected.get(base, set())), name
-    absent = {"aimon_inference_queue_size", "aimon_inference_queue_duration_seconds"}
-    bases = {re.sub(r"_(bucket|sum|count)$", "", name) for name in seen} | set(seen)
-    assert set(expected) - bases == absent
+        name = re.sub(r"_(bucket|sum|count)$", "", series["metric"]["__name__"])
+        assert (series["metric"]["job"], bool(series["metric"]["instance"])) == ("e2e", True)
+        seen.setdefault(name, set()).update(set(series["metric"]) - {"__name__", "job", "instance", "le"})
+    assert seen == documented()
