@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry.context import attach, detach, get_current
 
+from otel_aimon.core import garbage
 from otel_aimon.core.call import leave
 from otel_aimon.core.guard import swallow
 
@@ -90,6 +91,8 @@ def observed_generator_function(original: F, start: Start, on_item: OnItem | Non
                 closing = isinstance(error, GeneratorExit)
                 argument = error
                 step = generator.throw
+                if closing and context is not None and garbage.collecting():
+                    step, context = garbage.apart(step, context), None
 
     return generate  # type: ignore[return-value]
 
