@@ -328,7 +328,7 @@ _TREE_ATTRIBUTES = (
     (semconv.AIMON_BATCH_SIZE, "batch"),
     (semconv.AIMON_DEVICE, "device"),
     (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "tokens out"),
-    (semconv.AIMON_TIME_TO_FIRST_TOKEN, "first token"),
+    (semconv.AIMON_TIME_TO_FIRST_TOKEN, "TTFT"),
 )
 
 

@@ -186,6 +186,7 @@ class TestWhatArrives:
             "Sent by the clients", "Traces", "Metrics", "Log events", "Is it all there?"
         ]  # fmt: skip
         assert "      predict Pipeline(LogisticRegression)" in out
+        assert "…" not in out  # Nothing of the demo's own is cut.
         assert "NOT EQUAL" not in out
         assert out.splitlines()[-1].startswith("  OK: ")
 
