@@ -6,11 +6,12 @@ The batches' forward passes are stages: an encoder is a torch module in eval mod
 from __future__ import annotations
 
 import functools
+import inspect
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import get_current
+from opentelemetry.context import attach, create_key, detach, get_current, set_value
 
 from otel_aimon import semconv
 from otel_aimon.core.call import observed, quiet
@@ -19,28 +20,31 @@ from otel_aimon.core.layers import Layer
 from otel_aimon.core.recorder import running_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.recorder import Recorder
     from otel_aimon.instrumentation.hooks import Hooks
 
 FRAMEWORK = "sentence_transformers"
 
-_REQUESTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "encode": (semconv.EMBEDDINGS, ("inputs", "sentences")),
-    "encode_query": (semconv.EMBEDDINGS, ("inputs", "sentences")),
-    "encode_document": (semconv.EMBEDDINGS, ("inputs", "sentences")),
-    "encode_multi_process": (semconv.EMBEDDINGS, ("inputs", "sentences")),
-    "predict": ("score", ("inputs", "sentences")),
-    "rank": ("rerank", ("documents",)),
+_ITEMS = ("inputs", "sentences", "documents")
+"""Names that the versions have for the argument with the items."""
+
+_REQUESTS: dict[str, str] = {
+    "encode": semconv.EMBEDDINGS,
+    "encode_query": semconv.EMBEDDINGS,
+    "encode_document": semconv.EMBEDDINGS,
+    "predict": "score",
+    "rank": "rerank",
 }
-"""Method → operation, and the names that its versions have for the argument with the items."""
+"""Method → operation. ``encode_multi_process`` calls ``encode``."""
 
 _ENCODERS = ("SentenceTransformer", "SparseEncoder", "MultiVectorEncoder", "CrossEncoder")
 
 _TOKENIZERS = ("preprocess", "tokenize")
 """Where token ids come from: the newer name first, which the older one calls."""
+
+_PROMPT = "_get_prompt_length"
+_UNCOUNTED = create_key("otel-aimon-uncounted")
 
 _WORKERS = ("_multi_process_worker", "_encode_multi_process_worker")
 """What worker processes run: the request is the parent's."""
@@ -53,18 +57,21 @@ def hook_encoders(hooks: Hooks, module: Any) -> None:
         hooks: Of Sentence Transformers.
         module: ``sentence_transformers``.
     """
-    names = _Names()
+    observe = functools.partial(_observe, hooks.recorder, _Names())
     encoders = [getattr(module, name) for name in _ENCODERS if hasattr(module, name)]
     for owner in _bodies(encoders):
-        for method, (operation, arguments) in _REQUESTS.items():
-            if method in vars(owner):
-                hooks.wrap(owner, method, _observer(hooks.recorder, names, method, operation, arguments))
+        body = vars(owner)
+        for method, operation in _REQUESTS.items():
+            if method in body:
+                hooks.wrap(owner, method, functools.partial(observe, operation))
         for worker in _WORKERS:
-            if worker in vars(owner):
+            if worker in body:
                 hooks.wrap(owner, worker, lambda original: quiet(original, hooks.recorder))
-        tokenizer = next((name for name in _TOKENIZERS if name in vars(owner)), None)
+        tokenizer = next((name for name in _TOKENIZERS if name in body), None)
         if tokenizer is not None:
             hooks.wrap(owner, tokenizer, _count_tokens)
+        if _PROMPT in body:
+            hooks.wrap(owner, _PROMPT, _uncounted)
 
 
 def _bodies(encoders: list[Any]) -> list[Any]:
@@ -73,27 +80,35 @@ def _bodies(encoders: list[Any]) -> list[Any]:
     return [cls for cls in dict.fromkeys(found) if cls.__module__.startswith("sentence_transformers.")]
 
 
-def _observer(
-    recorder: Recorder, names: _Names, method: str, operation: str, arguments: tuple[str, ...]
-) -> Callable[[Any], Any]:
-    position = 2 if method == "rank" else 1
-    batch_size = _pairs if method == "predict" else _items
+def _observe(recorder: Recorder, names: _Names, operation: str, original: Any) -> Any:
+    positions = {name: index for index, name in enumerate(inspect.signature(original).parameters)}
+    count = _pairs if operation == "score" else _items
+
+    def argument(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        position = positions.get(name, len(args))
+        return args[position] if position < len(args) else kwargs.get(name)
 
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
-        encoder = args[0]
+        encoder = argument("self", args, kwargs)
         inference = recorder.start(recorder.series(FRAMEWORK, operation, names.of(encoder)), Layer.PIPELINE)
         if inference is None:
             return None
-        items = args[position] if len(args) > position else _named(arguments, kwargs)
-        inference.batch_size = batch_size(items)
-        inference.device = _device(encoder, kwargs)
+        # A name that went out of use is still taken, by a decorator of the framework.
+        known = (argument(name, args, kwargs) for name in _ITEMS if name in positions or name in kwargs)
+        inference.batch_size = count(next((items for items in known if items is not None), None))
+        inference.device = None if elsewhere(args, kwargs) else _device(encoder)
         return inference
 
-    return lambda original: observed(original, begin)
+    def elsewhere(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Worker processes do it, on devices of theirs; or the encoder is still to be moved."""
+        return argument("pool", args, kwargs) is not None or argument("device", args, kwargs) is not None
 
+    def finish(inference: Inference, args: tuple[Any, ...], kwargs: dict[str, Any], _result: Any) -> None:
+        in_workers = argument("pool", args, kwargs) is not None
+        if not in_workers and not isinstance(argument("device", args, kwargs), list):
+            inference.device = _device(argument("self", args, kwargs))
 
-def _named(arguments: tuple[str, ...], kwargs: dict[str, Any]) -> Any:
-    return next((kwargs[name] for name in arguments if name in kwargs), None)
+    return observed(original, begin, finish)
 
 
 class _Names:
@@ -112,36 +127,50 @@ class _Names:
 
 def _model_name(encoder: Any) -> str:
     configs = (getattr(part, "config", None) for part in encoder.modules())
-    names = (getattr(config, "_name_or_path", None) for config in configs)
+    names = [getattr(config, "_name_or_path", None) for config in configs]
+    # An encoder without a language model, such as one of static embeddings, is known by its card.
+    names.append(getattr(getattr(encoder, "model_card_data", None), "base_model", None))
     return next((name for name in names if isinstance(name, str) and name), type(encoder).__name__)
 
 
-def _device(encoder: Any, kwargs: dict[str, Any]) -> str | None:
-    """Where it runs; absent when it runs in worker processes on several devices."""
-    if kwargs.get("pool") is not None:
-        return None
-    device = kwargs.get("device")
-    if isinstance(device, list):
-        return None
-    return str(encoder.device if device is None else device)
+def _device(encoder: Any) -> str | None:
+    device = getattr(encoder, "device", None)
+    if device is None:
+        device = getattr(getattr(encoder, "model", None), "device", None)
+    return None if device is None else str(device)
 
 
 def _items(inputs: Any) -> int | None:
-    """Items in what an encoder takes: one, or a sequence of them."""
+    """Items in what an encoder takes: one, or a sequence of them; None where it is not certain which."""
     cls = type(inputs)
     if cls is str or cls is dict:
         return 1
+    if cls is list and inputs and type(inputs[0]) is dict and {"role", "content"} <= inputs[0].keys():
+        return 1  # A conversation.
     if cls is list or cls is tuple:
         return len(inputs)
-    shape = getattr(inputs, "shape", None) if cls.__module__ == "numpy" else None
-    return int(shape[0]) if shape else None
+    return _texts(inputs, dimensions=1)
 
 
 def _pairs(inputs: Any) -> int | None:
-    """Pairs in what a cross-encoder takes: one pair, or a list of pairs."""
-    if type(inputs) in {list, tuple} and inputs and type(inputs[0]) is str:
+    """Pairs in what a cross-encoder takes: one pair, or a sequence of them."""
+    cls = type(inputs)
+    if cls is not list and cls is not tuple:
+        return _texts(inputs, dimensions=2)
+    if not inputs:
+        return 0
+    first = type(inputs[0])
+    if first is str:
         return 1
-    return _items(inputs)
+    return len(inputs) if first is list or first is tuple else None
+
+
+def _texts(array: Any, *, dimensions: int) -> int | None:
+    """Items in an array of texts, where a single item has ``dimensions`` - 1 dimensions."""
+    cls = type(array)
+    if cls.__module__ != "numpy" or cls.__name__ != "ndarray" or array.dtype.kind not in "UO":
+        return None
+    return int(array.shape[0]) if array.ndim >= dimensions else 1
 
 
 # --- tokens ------------------------------------------------------------------------------------
@@ -157,8 +186,23 @@ def _count_tokens(original: Any) -> Any:
     return tokenize
 
 
+def _uncounted(original: Any) -> Any:
+    """Older versions tokenize a prompt alone, to know its length: these ids are not the request's."""
+
+    @functools.wraps(original)
+    def prompt_length(*args: Any, **kwargs: Any) -> Any:
+        token = attach(set_value(_UNCOUNTED, True))
+        try:
+            return original(*args, **kwargs)
+        finally:
+            detach(token)
+
+    return prompt_length
+
+
 def _add_tokens(features: Any) -> None:
-    running = running_in(get_current())
+    current = get_current()
+    running = None if current.get(_UNCOUNTED) else running_in(current)
     if running is not None and running.layer is Layer.PIPELINE and running.series.framework == FRAMEWORK:
         running.add_input_tokens(_tokens(features))
 

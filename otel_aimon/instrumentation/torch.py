@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     Add = Callable[[Any], None]
     """Makes a root of a module."""
+
+_OURS = "_otel_aimon"
+"""Marks a wrapper."""
 
 _roots: weakref.WeakKeyDictionary[Hooks, Roots] = weakref.WeakKeyDictionary()
 
@@ -58,13 +62,11 @@ def hook_modules(hooks: Hooks, module: Any) -> None:
     torch_roots.pass_through_compiler()
     roots = _roots[hooks] = torch_roots.Roots(hooks.recorder)
     hooks.on_restore(functools.partial(_forget, hooks))
-    hooks.wrap(base, "eval", functools.partial(_observe_eval, roots.add, module.compiler.is_dynamo_compiling))
     hooks.wrap(base, "compile", functools.partial(_observe_method, roots.add))
     _hook_torchscript(hooks, roots, module.jit)
     # What a tracer runs is nobody's request.
     hooks.wrap(module.fx._symbolic_trace.Tracer, "trace", lambda original: quiet(original, hooks.recorder))
-    if hooks.settings.torch_roots:
-        _hook_classes(hooks, roots, base)
+    _hook_classes(hooks, roots, base)
 
 
 def _forget(hooks: Hooks) -> None:
@@ -98,14 +100,17 @@ def hook_exported(hooks: Hooks, module: Any) -> None:
 # --- where roots come from ---------------------------------------------------------------------
 
 
-def _observe_eval(add: Add, is_compiling: Callable[[], bool], original: Any) -> Any:
+def _observe_eval(add: Add, original: Any) -> Any:
+    from torch.compiler import is_dynamo_compiling
+
     @functools.wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         module = original(self, *args, **kwargs)
-        if not is_compiling():
+        if not is_dynamo_compiling():
             add(self)
         return module
 
+    setattr(call, _OURS, True)
     return call
 
 
@@ -159,17 +164,22 @@ def _observe_scripting(roots: Roots, original: Any) -> Any:
     return create_script_module
 
 
-# --- classes that the settings name ------------------------------------------------------------
+# --- classes -----------------------------------------------------------------------------------
 
 
 def _hook_classes(hooks: Hooks, roots: Roots, base: Any) -> None:
-    """Make roots of the instances of configured classes, whenever and wherever these are defined."""
+    """Hook ``eval``, in each class that defines one, and the classes that the settings name.
+
+    A class may well end its own ``eval`` with ``train(False)``, and not with that of its parent.
+    """
     names = frozenset(hooks.settings.torch_roots)
-    if "__init_subclass__" in vars(base):
-        hooks.leave_out("torch_roots", "Module.__init_subclass__ is taken")
-        return
+    evaluating: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def cover(cls: Any) -> None:
+        function = vars(cls).get("eval")
+        if type(function) is FunctionType and cls not in evaluating:
+            evaluating.add(cls)
+            type.__setattr__(cls, "eval", _observe_eval(roots.add, function))
         if f"{cls.__module__}.{cls.__qualname__}" in names:
             roots.add_class(cls)
 
@@ -177,15 +187,26 @@ def _hook_classes(hooks: Hooks, roots: Roots, base: Any) -> None:
         super(base, cls).__init_subclass__(**kwargs)
         guarded(cover, cls)
 
-    base.__init_subclass__ = classmethod(init_subclass)
-    hooks.on_restore(lambda: delattr(base, "__init_subclass__"))
+    def restore() -> None:
+        for cls in list(evaluating):
+            function = vars(cls).get("eval")
+            if getattr(function, _OURS, False):
+                type.__setattr__(cls, "eval", function.__wrapped__)
+
+    hooks.on_restore(restore)
     for cls in _subclasses(base):
         cover(cls)
+    if "__init_subclass__" in vars(base):
+        hooks.leave_out("classes that are still to be defined", "Module.__init_subclass__ is taken")
+    else:
+        base.__init_subclass__ = classmethod(init_subclass)
+        hooks.on_restore(lambda: delattr(base, "__init_subclass__"))
     for name in hooks.settings.torch_roots:
         _check_class(hooks, roots, base, name)
 
 
 def _subclasses(base: type) -> Iterator[type]:
+    """``base`` and all its subclasses, each once."""
     found: set[type] = set()
     waiting = [base]
     while waiting:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import pathlib
 import pickle
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 import sentence_transformers
 
+import otel_aimon
 from tests.frameworks import tiny_hf
 from tests.support.telemetry import Telemetry
 
+VERSION = int(sentence_transformers.__version__.split(".")[0])
 NAME = "model"
 SENTENCES = ["hello world", "a cat sits on the mat", "three"]
 
@@ -80,28 +85,31 @@ FORWARD = {
 }
 
 
-# Version 5 calls its forward directly, past every hook.
-STAGED = int(sentence_transformers.__version__.split(".")[0]) >= 6
+def stages(*sizes: int) -> list[dict[str, Any]]:
+    """The spans of batches with as many sentences: of the encoder, or the language model in it.
 
-
-def stages(number: int) -> list[dict[str, Any]]:
-    """The spans of as many batches."""
-    return [FORWARD] * number if STAGED else []
+    An encoder's input is a dictionary, whose batch size is not looked for; before version 6 it is
+    not called, but the language model is.
+    """
+    attributes = FORWARD["attributes"]
+    if VERSION >= 6:
+        return [FORWARD for _ in sizes]
+    return [{**FORWARD, "attributes": {**attributes, "aimon.batch.size": size}} for size in sizes]
 
 
 def tokens_of(encoder: Any, sentences: list[str]) -> int:
-    """The truth: ids that the tokenizer gives for each sentence by itself, without padding."""
-    return sum(len(encoder.tokenizer(each)["input_ids"]) for each in sentences)
+    """The truth: ids of each sentence by itself, without padding."""
+    tokenize = encoder.preprocess if hasattr(encoder, "preprocess") else encoder.tokenize
+    return sum(tokenize([each])["input_ids"].numel() for each in sentences)
 
 
 def test_a_list_is_one_request_with_a_stage_per_batch(telemetry: Telemetry, encoder: Any) -> None:
     result = encoder.encode(SENTENCES, batch_size=2)
 
     assert result.shape == (3, 384)
-    assert telemetry.spans() == [embeddings(3, tokens_of(encoder, SENTENCES)), *stages(2)]
+    assert telemetry.spans() == [embeddings(3, tokens_of(encoder, SENTENCES)), *stages(2, 1)]
     assert telemetry.counts() == {("sentence_transformers", NAME, "embeddings"): 1}
-    staged = {("torch", NAME, "forward"): 2} if STAGED else {}
-    assert telemetry.counts("aimon.inference.stage.duration") == staged
+    assert telemetry.counts("aimon.inference.stage.duration") == {("torch", NAME, "forward"): 2}
     assert telemetry.counts("gen_ai.server.request.duration") == {
         ("embeddings", "sentence_transformers", NAME): 1
     }
@@ -129,6 +137,66 @@ def test_methods_that_call_encode_are_one_request(telemetry: Telemetry, encoder:
     getattr(encoder, method)(["a question"])
 
     assert telemetry.spans() == [embeddings(1, tokens_of(encoder, ["a question"])), *stages(1)]
+
+
+def test_a_prompt_is_counted_with_each_sentence(telemetry: Telemetry, encoder: Any) -> None:
+    for _ in range(2):
+        encoder.encode(SENTENCES, prompt="query: ")
+
+    tokens = tokens_of(encoder, ["query: " + each for each in SENTENCES])
+    requests = [span for span in telemetry.spans() if span["parent"] is None]
+    assert requests == [embeddings(3, tokens)] * 2
+
+
+def test_a_long_sentence_is_counted_as_it_was_cut(telemetry: Telemetry, encoder: Any) -> None:
+    encoder.encode(["word " * 2000, "one"])
+
+    assert telemetry.spans()[0] == embeddings(2, encoder.max_seq_length + 3)
+
+
+def test_the_forward_passes_of_a_large_request_are_capped(telemetry: Telemetry, encoder: Any) -> None:
+    encoder.encode(["one"] * 40, batch_size=1)
+
+    assert telemetry.spans() == [embeddings(40, 40 * 3), *stages(*[1] * 32)]
+    assert telemetry.counts() == {("sentence_transformers", NAME, "embeddings"): 1}
+
+
+def test_inside_a_hand_recorded_request_it_is_a_stage(telemetry: Telemetry, encoder: Any) -> None:
+    with otel_aimon.inference("search", model="index"):
+        encoder.encode(SENTENCES)
+
+    spans = telemetry.spans()
+    assert spans[0]["attributes"]["gen_ai.usage.input_tokens"] == tokens_of(encoder, SENTENCES)
+    assert spans[1] == {**embeddings(3, tokens_of(encoder, SENTENCES)), "parent": "search index"}
+    assert telemetry.counts() == {("manual", "index", "search"): 1}
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        (("one",), {}),
+        ((), {"sentences": "one"}),
+        (("one",), {"device": "cpu"}),
+        ((["one"],), {"batch_size": 8}),
+    ],
+    ids=str,
+)
+def test_however_the_arguments_are_given(
+    telemetry: Telemetry, encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    encoder.encode(*args, **kwargs)
+
+    assert telemetry.spans()[0] == embeddings(1, 3)
+
+
+def test_each_thread_has_its_own_request(telemetry: Telemetry, encoder: Any) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(encoder.encode, SENTENCES[:number]) for number in (1, 2, 3)]:
+            done.result()
+
+    requests = [span for span in telemetry.spans() if span["parent"] is None]
+    assert sorted(span["attributes"]["aimon.batch.size"] for span in requests) == [1, 2, 3]
+    assert len(telemetry.spans()) == 6
 
 
 @pytest.mark.parametrize(
@@ -163,54 +231,175 @@ def test_a_failure_is_counted_and_reaches_the_caller(telemetry: Telemetry, encod
     assert telemetry.counts() == {("sentence_transformers", NAME, "embeddings", "ValueError"): 1}
 
 
-def test_worker_processes_add_no_requests(telemetry: Telemetry, encoder: Any) -> None:
-    pool = encoder.start_multi_process_pool(["cpu", "cpu"])
+@pytest.mark.parametrize("method", ["encode", "encode_multi_process"])
+@pytest.mark.filterwarnings("ignore:The `encode_multi_process` method has been deprecated")
+def test_with_a_pool_the_request_is_the_parents(telemetry: Telemetry, encoder: Any, method: str) -> None:
+    pool = encoder.start_multi_process_pool(["cpu"])
     try:
-        result = encoder.encode(SENTENCES, pool=pool, chunk_size=1)
+        result = getattr(encoder, method)(SENTENCES, pool=pool, chunk_size=2)
     finally:
         encoder.stop_multi_process_pool(pool)
 
     assert result.shape == (3, 384)
-    spans = telemetry.spans()
-    assert [span["name"] for span in spans] == [f"embeddings {NAME}"]
     # The ids are in the workers, and so is the device.
-    assert "gen_ai.usage.input_tokens" not in spans[0]["attributes"]
-    assert "aimon.device" not in spans[0]["attributes"]
-    assert spans[0]["attributes"]["aimon.batch.size"] == 3
+    assert telemetry.spans() == [embeddings(3, None, **{"aimon.device": None})]
+    assert telemetry.counts() == {("sentence_transformers", NAME, "embeddings"): 1}
 
 
-def test_cross_encoders_score_pairs_and_rank_documents(telemetry: Telemetry, tmp_path: pathlib.Path) -> None:
-    model = sentence_transformers.CrossEncoder(tiny_classifier(tmp_path), device="cpu")
+def test_a_worker_process_that_is_instrumented_too_adds_no_requests(
+    telemetry: Telemetry, encoder: Any
+) -> None:
+    class Jobs:
+        """A queue with one chunk of work."""
 
-    model.predict([("a", "b"), ("c", "d")])
-    model.predict(("a", "b"))
+        def __init__(self, *chunks: Any) -> None:
+            self.chunks = list(chunks)
+
+        def get(self) -> Any:
+            return self.chunks.pop() if self.chunks else sys.exit()
+
+        def put(self, result: Any) -> None:
+            self.chunks.append(result)
+
+    name = (
+        "_multi_process_worker"
+        if hasattr(encoder, "_multi_process_worker")
+        else "_encode_multi_process_worker"
+    )
+    options = {"batch_size": 1, "normalize_embeddings": False, "output_value": "sentence_embedding"}
+    if name == "_multi_process_worker":
+        options |= {"prompt": None, "show_progress_bar": False, "save_to_cpu": True, "truncate_dim": None}
+    done = Jobs()
+    with pytest.raises(SystemExit):
+        getattr(type(encoder), name)("cpu", encoder, Jobs([0, SENTENCES, options]), done)
+
+    [(chunk, result)] = done.chunks
+    assert (chunk, len(result)) == (0, 3)
+    assert telemetry.spans() == []
+    assert telemetry.counts() == {}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "size"),
+    [
+        ([("a", "b"), ("c", "d")], 2),
+        ([["a", "b"]], 1),
+        (("a", "b"), 1),
+        (["a", "b"], 1),
+        pytest.param(
+            np.array([["a", "b"], ["c", "d"], ["e", "f"]]),
+            3,
+            marks=pytest.mark.skipif(VERSION < 6, reason="this version takes no arrays"),
+        ),
+    ],
+    ids=["tuples", "lists", "tuple", "list", "ndarray"],
+)
+def test_a_cross_encoder_scores_pairs(
+    telemetry: Telemetry, tmp_path: pathlib.Path, pairs: Any, size: int
+) -> None:
+    model = sentence_transformers.CrossEncoder(tiny(tmp_path, "ForSequenceClassification"), device="cpu")
+    model.predict(pairs)
+
+    request, stage = telemetry.spans()
+    assert request["name"] == "score tiny"
+    assert request["attributes"]["aimon.batch.size"] == size
+    assert request["attributes"]["aimon.device"] == "cpu"
+    assert (stage["name"], stage["parent"]) == ("forward tiny", "score tiny")
+    assert telemetry.counts() == {("sentence_transformers", "tiny", "score"): 1}
+
+
+def test_a_cross_encoder_ranks_documents(telemetry: Telemetry, tmp_path: pathlib.Path) -> None:
+    model = sentence_transformers.CrossEncoder(tiny(tmp_path, "ForSequenceClassification"), device="cpu")
     model.rank("a", ["b", "c", "d"])
+    model.rank(query="a", documents=("b", "c"))
 
     requests = [span for span in telemetry.spans() if span["parent"] is None]
     assert [(span["name"], span["attributes"]["aimon.batch.size"]) for span in requests] == [
-        ("score tiny", 2),
-        ("score tiny", 1),
         ("rerank tiny", 3),
+        ("rerank tiny", 2),
     ]
-    assert telemetry.counts() == {
-        ("sentence_transformers", "tiny", "score"): 2,
-        ("sentence_transformers", "tiny", "rerank"): 1,
-    }
+    assert telemetry.counts() == {("sentence_transformers", "tiny", "rerank"): 2}
+    assert "gen_ai.server.request.duration" not in telemetry.metrics()
 
 
-def tiny_classifier(folder: pathlib.Path) -> str:
-    """A random sequence classifier with one label, saved where a cross-encoder finds it."""
+@pytest.mark.parametrize("method", ["encode", "encode_query", "encode_document"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state:UserWarning")
+def test_a_sparse_encoder(telemetry: Telemetry, tmp_path: pathlib.Path, method: str) -> None:
+    model = sentence_transformers.SparseEncoder(tiny(tmp_path, "ForMaskedLM"), device="cpu")
+    result = getattr(model, method)(["hello world", "one"])
+
+    assert result.shape == (2, tiny_hf.VOCABULARY)
+    request, stage = telemetry.spans()
+    assert request["name"] == "embeddings tiny"
+    assert request["attributes"]["aimon.batch.size"] == 2
+    assert request["attributes"]["gen_ai.usage.input_tokens"] == tokens_of(model, ["hello world", "one"])
+    assert (stage["name"], stage["parent"]) == ("forward tiny", "embeddings tiny")
+    assert telemetry.counts() == {("sentence_transformers", "tiny", "embeddings"): 1}
+
+
+@pytest.mark.skipif(
+    not hasattr(sentence_transformers, "MultiVectorEncoder"), reason="this version has no such encoder"
+)
+def test_a_multi_vector_encoder(telemetry: Telemetry, weights: str) -> None:
+    model = sentence_transformers.MultiVectorEncoder(weights, device="cpu")
+    assert len(model.encode_query(SENTENCES)) == 3
+
+    requests = [span for span in telemetry.spans() if span["parent"] is None]
+    assert [(span["name"], span["attributes"]["aimon.batch.size"]) for span in requests] == [
+        (f"embeddings {NAME}", 3)
+    ]
+    assert telemetry.counts() == {("sentence_transformers", NAME, "embeddings"): 1}
+
+
+def test_an_encoder_without_a_language_model_has_the_name_of_its_class(telemetry: Telemetry) -> None:
+    tokenizer = tiny_hf.make_tokenizer().backend_tokenizer
+    embedding = sentence_transformers.models.StaticEmbedding(tokenizer, embedding_dim=8)
+    model = sentence_transformers.SentenceTransformer(modules=[embedding], device="cpu")
+    model.encode(["one", "two"])
+
+    request = telemetry.spans()[0]
+    assert request["name"] == "embeddings SentenceTransformer"
+    # There is no mask that would tell which ids are padding.
+    assert "gen_ai.usage.input_tokens" not in request["attributes"]
+
+
+def tiny(folder: pathlib.Path, kind: str) -> str:
+    """A random model, saved where an encoder finds it. ``kind`` is its class after ``Bert``."""
     import transformers
 
     tokenizer = tiny_hf.make_tokenizer()
     config = transformers.BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=tiny_hf.VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=64, num_labels=1, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     path = folder / "tiny"
-    transformers.BertForSequenceClassification(config).eval().save_pretrained(path)
+    getattr(transformers, f"Bert{kind}")(config).eval().save_pretrained(path)
     tokenizer.save_pretrained(path)
     return str(path)
+
+
+def test_signatures_are_the_same_as_without_us(telemetry: Telemetry) -> None:
+    during = _signatures()
+    otel_aimon.uninstrument()
+    assert during == _signatures()
+
+
+def _signatures() -> list[str]:
+    encoders = (sentence_transformers.SentenceTransformer, sentence_transformers.CrossEncoder)
+    methods = ("encode", "encode_query", "predict", "rank", "tokenize", "start_multi_process_pool")
+    return [
+        f"{name}{inspect.signature(getattr(encoder, name))}"
+        for encoder in encoders
+        for name in methods
+        if hasattr(encoder, name)
+    ]
+
+
+def test_warnings_of_the_framework_point_at_the_caller(telemetry: Telemetry, encoder: Any) -> None:
+    with pytest.warns(DeprecationWarning, match="encode_multi_process") as warned, pytest.raises(KeyError):
+        encoder.encode_multi_process(SENTENCES, {})
+
+    assert [each.filename for each in warned] == [__file__]
 
 
 def test_bound_methods_pickle_and_originals_come_back(weights: str) -> None:

@@ -50,6 +50,25 @@ def test_a_module_in_eval_mode_with_gradients_off_is_a_request(
     assert [(point.count, point.total) for point in points] == [(1, 2)]
 
 
+class Frozen(Tiny):
+    """Ends its own eval() otherwise than its parent does, as models of Transformers do."""
+
+    def eval(self) -> Any:
+        return self.train(False)
+
+
+def test_a_class_with_an_eval_of_its_own(telemetry: Telemetry, x: torch.Tensor) -> None:
+    class Defined(Tiny):
+        def eval(self) -> Any:
+            return self.train(False)
+
+    with torch.no_grad():
+        Frozen().eval()(x)
+        Defined().eval()(x)
+
+    assert [span["name"] for span in telemetry.spans()] == ["forward Frozen", "forward Defined"]
+
+
 def test_it_is_silent_while_training(telemetry: Telemetry, x: torch.Tensor) -> None:
     model = Tiny().eval()
     model(x)  # gradients are on

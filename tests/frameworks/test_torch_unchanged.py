@@ -229,6 +229,33 @@ def test_a_root_that_is_compiled_in_place_can_be_taken_back(x: torch.Tensor) -> 
         assert model(x).shape == (2, 4)
 
 
+class WithEval(Tiny):
+    """Has an eval() of its own."""
+
+    def eval(self) -> Any:
+        return self.train(False)
+
+
+def test_classes_of_the_application_are_defined_and_freed_as_without_us(telemetry: Telemetry) -> None:
+    defined = []
+
+    class Mixin:
+        def __init_subclass__(cls, *, tag: str, **kwargs: Any) -> None:
+            super().__init_subclass__(**kwargs)
+            defined.append(tag)
+
+    class Tagged(nn.Module, Mixin, tag="mine"):
+        def eval(self) -> Any:
+            return super().eval()
+
+    assert defined == ["mine"]
+    Tagged().eval()
+    gone = weakref.ref(Tagged)
+    del Tagged
+    gc.collect()
+    assert gone() is None
+
+
 def hooked() -> dict[str, Any]:
     """All that is replaced in PyTorch."""
     from torch._dynamo.eval_frame import OptimizedModule
@@ -236,6 +263,7 @@ def hooked() -> dict[str, Any]:
 
     owners = {
         nn.Module: ("eval", "compile"),
+        WithEval: ("eval",),
         OptimizedModule: ("__init__",),
         ExportedProgram: ("module",),
         torch.fx.Tracer: ("trace",),
@@ -259,6 +287,7 @@ def test_uninstrument_puts_back_every_original(x: torch.Tensor) -> None:
     public = {f"{torch.jit}.{name}" for name in ("script", "trace", "load")}
     assert {name for name, value in during.items() if value is before[name]} == public
     assert hooked() == before
+    assert "__init_subclass__" not in vars(nn.Module)
     assert all("_compiled_call_impl" not in vars(model) for model in models)
     assert "_compiled_call_impl" not in vars(SaysItself)
     with torch.no_grad():
