@@ -19,7 +19,7 @@ from otel_aimon.core import garbage
 from tests.support.scripts import run
 from tests.support.telemetry import Telemetry
 
-# With these thresholds the collector runs inside ContextVar.set, which copies a tree of many variables.
+# With one or another of these thresholds the collector runs inside ContextVar.set, which copies a tree of many variables.
 CRASH = """
 import contextvars, gc
 import otel_aimon
@@ -41,8 +41,8 @@ class Response:
         self.body, self.itself = stream(), self
         next(self.body)
 
-gc.set_threshold(3, 1, 1)
-for number in range(4000):
+for number in range(6000):
+    gc.set_threshold(2 + number // 500, 1, 1)
     for _ in range(3):
         Response()
     tokens = [attach(set_value("key", number)) for _ in range(4)]
