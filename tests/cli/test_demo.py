@@ -372,7 +372,10 @@ class TestWhatStopsIt:
     ) -> None:
         (tmp_path / "service.py").write_text(services.answering(at_a_request))
         code = (
-            "import pathlib, sys; from otel_aimon.cli import demo, main\n"
+            "import pathlib, signal, sys; from otel_aimon.cli import demo, main\n"
+            # As in a terminal, whatever the runner of the tests ignores.
+            "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "demo._STOP_SECONDS = 1.0\n"
             f"demo.service_folder = lambda: pathlib.Path({str(tmp_path)!r})\n"
             f"sys.exit(main(['demo', '--seconds', '60', '--port', '{free_port}']))"
@@ -384,9 +387,10 @@ class TestWhatStopsIt:
             wait_until(lambda: listening(free_port), 60)
             time.sleep(0.3)
             process.send_signal(stop)
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=50)
         finally:
             process.kill()
+            process.communicate()
         assert process.returncode == 130
         assert (out, err.splitlines()[-1]) == ("", "otel-aimon demo: stopped")
         assert processes_of(free_port) == []
