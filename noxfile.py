@@ -11,7 +11,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["frameworks"]
 
-TESTS = ("coverage[toml]>=7.6", "pytest>=8", "hypothesis>=6.100", "httpx>=0.27", "build>=1.2")
+TESTS = ("coverage[toml]>=7.6", "pytest>=8", "hypothesis>=6.100", "httpx>=0.27", "build>=1.2", "pillow>=10")
 
 # Torch's newest builds bring gigabytes of CUDA on Linux; this one has a CPU build wherever there is an
 # index or a folder of wheels for it. Nothing here needs a GPU.

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
@@ -197,7 +198,7 @@ def test_audio_classification_of_arrays(telemetry: Telemetry) -> None:
 
 
 def test_image_classification(telemetry: Telemetry) -> None:
-    image = pytest.importorskip("PIL.Image").new("RGB", (16, 16))
+    image = Image.new("RGB", (16, 16))
     torch.manual_seed(0)
     config = transformers.ViTConfig(
         hidden_size=16,
