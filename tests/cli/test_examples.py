@@ -8,8 +8,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from otel_aimon.cli.receiver import Receiver
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +66,6 @@ def test_programmatic() -> None:
 
 
 def test_declarative() -> None:
-    pytest.importorskip("opentelemetry.configuration")
     out = run(
         LAUNCHER, sys.executable, "examples/by_hand.py", OTEL_CONFIG_FILE="examples/declarative/otel.yaml"
     )
@@ -80,7 +77,6 @@ def test_declarative() -> None:
 
 
 def test_declarative_settings_are_taken() -> None:
-    pytest.importorskip("opentelemetry.configuration")
     code = (
         "from otel_aimon import runtime; running = runtime.current()\n"
         "print(running.settings.window, running.settings.frameworks)\n"

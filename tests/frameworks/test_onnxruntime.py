@@ -13,13 +13,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pytest
-
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
-
 import numpy as np
 import onnxruntime
+import pytest
 from onnxruntime.capi import onnxruntime_inference_collection as collection
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, OrtValueVector
 from opentelemetry import trace
@@ -425,7 +421,8 @@ class TestNested:
         assert telemetry.counts() == {("manual", "flowers", "classify"): 1}
 
     def test_silent_inside_another_model(self, telemetry: Telemetry) -> None:
-        sklearn_base = pytest.importorskip("sklearn.base")
+        import sklearn.base as sklearn_base
+
         session = tiny_onnx.session()
 
         class Exported(sklearn_base.BaseEstimator):

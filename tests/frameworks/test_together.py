@@ -10,13 +10,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pytest
-
-pytest.importorskip("sklearn")
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
-
 import numpy as np
+import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.datasets import load_iris
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -124,8 +119,8 @@ def test_a_pool_of_threads_that_serves_them_all(telemetry: Telemetry, pipeline: 
 
 
 def test_four_frameworks_at_once(telemetry: Telemetry, pipeline: Pipeline) -> None:
-    pytest.importorskip("transformers")
-    torch = pytest.importorskip("torch")
+    import torch
+
     from tests.frameworks.tiny_hf import make_llama, make_tokenizer
 
     tokenizer, llama, session = make_tokenizer(), make_llama(), tiny_onnx.session()

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-transformers = pytest.importorskip("transformers")
-torch = pytest.importorskip("torch")
+import torch
+import transformers
 
 from tests.frameworks.hf_spans import expected, recorded
 from tests.frameworks.tiny_hf import make_llama

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-transformers = pytest.importorskip("transformers")
-torch = pytest.importorskip("torch")
+import torch
+import transformers
 
 import otel_aimon
 from tests.frameworks.hf_spans import expected, recorded

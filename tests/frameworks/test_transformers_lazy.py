@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-transformers = pytest.importorskip("transformers")
-torch = pytest.importorskip("torch")
-
+import torch
+import transformers
 from transformers.pipelines.pt_utils import KeyDataset, PipelineIterator
 
 from tests.frameworks.hf_spans import expected, recorded

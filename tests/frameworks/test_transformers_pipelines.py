@@ -8,13 +8,11 @@ import pkgutil
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-from PIL import Image
-
-transformers = pytest.importorskip("transformers")
-torch = pytest.importorskip("torch")
-
 import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
 
 import otel_aimon
 from tests.frameworks.hf_spans import expected, recorded

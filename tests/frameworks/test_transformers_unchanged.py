@@ -11,10 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-transformers = pytest.importorskip("transformers")
-torch = pytest.importorskip("torch")
-
+import torch
+import transformers
 import transformers.generation.utils as generation
 import transformers.models.whisper.generation_whisper as whisper
 import transformers.pipelines.base as base
