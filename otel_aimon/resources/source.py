@@ -13,7 +13,7 @@ T_co = TypeVar("T_co", covariant=True)
 RETRY_SECONDS = 60.0
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """A source has nothing to read now.
 
     Args:
@@ -35,7 +35,7 @@ class Source(Protocol, Generic[T_co]):
         """The current values.
 
         Raises:
-            Unavailable: When there are none.
+            UnavailableError: When there are none.
         """
 
     def after_fork_in_child(self) -> None:
@@ -58,14 +58,14 @@ class Notices:
         Args:
             key: What it is about, in stable words.
             level: As in :mod:`logging`.
-            message: Names the thing and the remedy.
+            message: Names otel-aimon, the thing and the remedy.
             args: For the message.
         """
         with self._lock:
             if key in self._said:
                 return
             self._said.add(key)
-        logger.log(level, "otel-aimon: " + message, *args)
+        logger.log(level, message, *args)
 
     def forget(self, key: str) -> None:
         """Let ``key`` be said again, because it was well in between."""
