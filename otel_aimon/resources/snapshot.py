@@ -22,7 +22,7 @@ class ProcessReading:
         cpu_system: CPU seconds in the kernel.
         cpu_user_share: User time since the last sampling / (elapsed time * CPUs available to the process).
         cpu_system_share: The same for the kernel.
-        busiest_core_share: CPU time since the last sampling / elapsed time: 1 is one core, all of it.
+        cores_busy: CPU time since the last sampling / elapsed time: 1 is one core, all of it.
         memory_resident: Bytes in RAM (RSS).
         memory_virtual: Bytes of address space.
         memory_unique: Bytes that would be freed if the process ended (USS); only where it is asked for.
@@ -41,7 +41,7 @@ class ProcessReading:
     cpu_system: float | None = None
     cpu_user_share: float | None = None
     cpu_system_share: float | None = None
-    busiest_core_share: float | None = None
+    cores_busy: float | None = None
     memory_resident: int | None = None
     memory_virtual: int | None = None
     memory_unique: int | None = None
@@ -64,13 +64,13 @@ class HostReading:
         cpus: Logical CPUs.
         cpu_times: CPU seconds by mode (``user``, ``system``, ``idle``, ...), all CPUs together.
         cpu_shares: Share of all CPUs' time by mode since the last sampling.
+        available_cpu_share: Share of the time since the last sampling in which the CPUs that this process
+            may run on were busy, with whatever.
         memory_limit: Bytes of RAM.
         memory_used: Bytes that are not available to new work.
         memory_free: Bytes that are available without swapping.
         swap_used: Bytes of swap in use.
         swap_limit: Bytes of swap.
-        swapped_in: Bytes read from swap.
-        swapped_out: Bytes written to swap.
         disk_read: Bytes, all disks together.
         disk_written: Bytes, all disks together.
         network_received: Bytes, all interfaces but the loopback.
@@ -80,17 +80,23 @@ class HostReading:
     cpus: int | None = None
     cpu_times: Mapping[str, float] = field(default_factory=dict)
     cpu_shares: Mapping[str, float] = field(default_factory=dict)
+    available_cpu_share: float | None = None
     memory_limit: int | None = None
     memory_used: int | None = None
     memory_free: int | None = None
     swap_used: int | None = None
     swap_limit: int | None = None
-    swapped_in: int | None = None
-    swapped_out: int | None = None
     disk_read: int | None = None
     disk_written: int | None = None
     network_received: int | None = None
     network_sent: int | None = None
+
+    @property
+    def swap_free(self) -> int | None:
+        """Bytes of swap that are not in use."""
+        if self.swap_limit is None or self.swap_used is None:
+            return None
+        return self.swap_limit - self.swap_used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +214,13 @@ class DeviceReading:
     process_utilization: float | None = None
     processes: int | None = None
 
+    @property
+    def memory_share(self) -> float | None:
+        """Memory used / memory that the device has; 0 to 1."""
+        if not self.memory_limit or self.memory_used is None:
+            return None
+        return self.memory_used / self.memory_limit
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameworkMemory:
@@ -246,16 +259,19 @@ class Snapshot:
 
     @property
     def cpu_share(self) -> float | None:
-        """CPU used / available: of the tightest quota where there is one, else of the host; 0 to 1."""
-        if self.container is not None and self.container.cpu_limit is not None:
-            return self.container.cpu_share
-        if self.host is None or "idle" not in self.host.cpu_shares:
-            return None
-        return 1.0 - self.host.cpu_shares["idle"] - self.host.cpu_shares.get("iowait", 0.0)
+        """CPU used / available: of the tightest quota, or of the CPUs that the process may run on; 0 to 1.
+
+        Of both, where there is a quota, the larger one: whichever is full first binds.
+        """
+        shares = (
+            self.container.cpu_share if self.container is not None else None,
+            self.host.available_cpu_share if self.host is not None else None,
+        )
+        return max((share for share in shares if share is not None), default=None)
 
     @property
     def memory_share(self) -> float | None:
-        """Memory used / available: of the tightest limit; 0 to 1."""
+        """Memory used / available: of the container's limit or the host, whichever is full first; 0 to 1."""
         shares: list[float] = []
         container, host = self.container, self.host
         if container is not None and container.memory_limit and container.memory_working_set is not None:
