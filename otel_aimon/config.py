@@ -23,6 +23,10 @@ ENV_PREFIX = "OTEL_AIMON_"
 FILE_SECTION = "aimon"
 """Key of our section in a declarative file, under ``instrumentation/development: python:``."""
 
+PROCESS, CONTAINER, HOST, GPU = "process", "container", "host", "gpu"
+RESOURCES = (PROCESS, CONTAINER, HOST, GPU)
+"""What the setting ``resources`` may name."""
+
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _FOREIGN_ENV = frozenset({"OTEL_AIMON_TEST_RERAISE"})
@@ -64,6 +68,22 @@ def _names(raw: Any) -> tuple[str, ...]:
     return tuple(name.strip() for name in raw if name.strip())
 
 
+def _some_of(known: tuple[str, ...]) -> Callable[[Any], tuple[str, ...]]:
+    def parse(raw: Any) -> tuple[str, ...]:
+        names = _names(raw)
+        if not set(names) <= {*known, "none"} or ("none" in names and len(names) > 1):
+            raise ValueError
+        return tuple(name for name in known if name in names)
+
+    return parse
+
+
+def _directory(raw: Any) -> str:
+    if not isinstance(raw, (str, os.PathLike)):
+        raise TypeError
+    return os.fspath(raw)
+
+
 def _between(low: float, high: float, kind: type[float]) -> Callable[[Any], Any]:
     def parse(raw: Any) -> Any:
         if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
@@ -94,6 +114,12 @@ class Settings:
         queue_size: Observations that may wait; beyond it a caller drains a batch itself.
         interval: Seconds between two drains of the pipeline thread.
         window: Seconds that ``aimon.inference.throughput`` and its like look back.
+        resources: What is sampled besides inference.
+        sample_interval: Seconds between two samplings of resources.
+        unique_memory: Sample USS too, which costs milliseconds in a process with many mappings.
+        event_loop_lag: Measure by how much asyncio's event loops are late.
+        lock_directory: Where the processes of a host elect who exports its metrics; empty for a place
+            in the directory of temporary files.
     """
 
     enabled: bool = _setting(True, "true or false", _flag, "`false` leaves the process untouched.")
@@ -135,6 +161,37 @@ class Settings:
         "seconds from 5 to 3600",
         _between(5.0, 3600.0, float),
         "Seconds that throughput, error ratio and latency quantiles look back.",
+    )
+    resources: tuple[str, ...] = _setting(
+        RESOURCES,
+        f"a list of {', '.join(RESOURCES)}, or none",
+        _some_of(RESOURCES),
+        "What is sampled besides inference; `none` for nothing.",
+    )
+    sample_interval: float = _setting(
+        5.0,
+        "seconds from 0.1 to 300",
+        _between(0.1, 300.0, float),
+        "Seconds between two samplings of resources.",
+    )
+    unique_memory: bool = _setting(
+        False,
+        "true or false",
+        _flag,
+        "Sample `aimon.process.memory.unique` (USS) too, which costs milliseconds in a process with many mappings.",
+    )
+    event_loop_lag: bool = _setting(
+        False,
+        "true or false",
+        _flag,
+        "Measure `aimon.process.event_loop.lag` in the event loops in which inferences run.",
+    )
+    lock_directory: str = _setting(
+        "",
+        "the path of a directory",
+        _directory,
+        "Where the processes of a host elect who exports its metrics; empty for a place in the directory of "
+        "temporary files.",
     )
 
     @classmethod

@@ -66,6 +66,7 @@ def _pause(runtime: Runtime) -> None:
     for part, exporter in _exporting_parts(runtime.providers):
         if "grpc" in type(exporter).__module__:
             _wait_for_export(part)
+    runtime.resources.before_fork()
     runtime.pipeline.before_fork()
 
 

@@ -21,6 +21,7 @@ from otel_aimon.core.instruments import InferenceInstruments, observe
 from otel_aimon.core.pipeline import Pipeline
 from otel_aimon.core.recorder import Recorder
 from otel_aimon.instrumentation.hooks import Hooks
+from otel_aimon.resources.monitor import ResourceMonitor
 from otel_aimon.version import __version__
 
 if TYPE_CHECKING:
@@ -71,17 +72,19 @@ class Runtime:
             self.recorder,
             (self.instruments.record, self.windows.consume),
             interval=settings.interval,
-            tick=self._attach_processor,
+            tick=self._tick,
         )
         self.processor = processor.InferenceSpanProcessor(self.recorder, self.pipeline.drain)
         self._wants_processor = False
+        self.resources = ResourceMonitor(settings)
         self.shutdown_hooks = Hooks("uvicorn", self.recorder, settings)
         # Registered first: its callback drains the queue, so that a collection counts every
         # request that ended before it.
         observe(meter, semconv.INFERENCE_ACTIVE, self._observe_active)
         observe(meter, semconv.INFERENCE_QUEUE_SIZE, self._observe_queues)
         self.windows.register(meter)
-        selfmon.register(meter, self.recorder, self.pipeline)
+        self.resources.register(meter)
+        selfmon.register(meter, self.recorder, self.pipeline, self.resources.sampler)
 
     @property
     def meter_provider(self) -> Any:
@@ -110,8 +113,13 @@ class Runtime:
         self.pipeline.after_fork_in_child()
         self.windows.after_fork_in_child()
         self.processor.after_fork_in_child()
+        self.resources.after_fork_in_child()
         if self._wants_processor:
             self.pipeline.start_thread()
+
+    def _tick(self) -> None:
+        self._attach_processor()
+        self.resources.start()
 
     def _attach_processor(self) -> None:
         if self._wants_processor and processor.attach(
@@ -138,6 +146,7 @@ class Runtime:
         """
         if providers:
             self.collect_dropped_streams()
+            self.resources.finish()
         self.pipeline.drain()
         if not providers:
             return
@@ -161,6 +170,7 @@ class Runtime:
         self.processor.active = False
         self._wants_processor = False
         self.pipeline.stop()
+        self.resources.stop()
         processor.detach(self._tracer_provider or trace.get_tracer_provider(), self.processor)
         instruments.stop_observing()
 
@@ -237,5 +247,6 @@ def _at_exit() -> None:
     try:
         runtime.collect_dropped_streams()
         runtime.pipeline.stop()
+        runtime.resources.finish()
     except Exception as error:
         swallow(error, "the exit handler")

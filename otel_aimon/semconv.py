@@ -41,6 +41,32 @@ AIMON_QUANTILE: Final = "quantile"
 AIMON_TIME_TO_FIRST_TOKEN: Final = "aimon.time_to_first_token"
 AIMON_QUEUE_DURATION: Final = "aimon.queue.duration"
 
+CPU_MODE: Final = "cpu.mode"
+CONTEXT_SWITCH_TYPE: Final = "process.context_switch.type"
+DISK_IO_DIRECTION: Final = "disk.io.direction"
+NETWORK_IO_DIRECTION: Final = "network.io.direction"
+PAGING_FAULT_TYPE: Final = "system.paging.fault.type"
+PAGING_STATE: Final = "system.paging.state"
+MEMORY_STATE: Final = "system.memory.state"
+
+HW_ID: Final = "hw.id"
+HW_NAME: Final = "hw.name"
+HW_TYPE: Final = "hw.type"
+HW_MODEL: Final = "hw.model"
+HW_VENDOR: Final = "hw.vendor"
+HW_PARENT: Final = "hw.parent"
+HW_STATE: Final = "hw.state"
+HW_GPU_TASK: Final = "hw.gpu.task"
+HW_SENSOR_LOCATION: Final = "hw.sensor_location"
+
+AIMON_RESOURCE: Final = "aimon.resource"
+AIMON_PRESSURE_KIND: Final = "aimon.pressure.kind"
+AIMON_GPU_UNIT: Final = "aimon.gpu.unit"
+AIMON_GPU_CLOCK: Final = "aimon.gpu.clock"
+AIMON_GPU_THROTTLE_REASON: Final = "aimon.gpu.throttle.reason"
+AIMON_MEMORY_KIND: Final = "aimon.memory.kind"
+AIMON_SOURCE: Final = "aimon.source"
+
 OTHER: Final = "other"
 """The model name that stands for all names past the cap."""
 
@@ -169,6 +195,234 @@ CLIENT_OPERATION_DURATION: Final = Metric(
     "gen_ai.client.operation.duration", "histogram", "s",
     "GenAI operation duration.", (*_GEN_AI, ERROR_TYPE), GEN_AI_DURATION_BUCKETS,
 )  # fmt: skip
+# --- the process -------------------------------------------------------------------------------
+
+PROCESS_CPU_TIME: Final = Metric(
+    "process.cpu.time", "observable_counter", "s",
+    "Total CPU seconds broken down by different states.", (CPU_MODE,),
+)  # fmt: skip
+PROCESS_CPU_UTILIZATION: Final = Metric(
+    "process.cpu.utilization", "observable_gauge", "1",
+    "CPU time since the last sampling, divided by the elapsed time and the CPUs available to the process.",
+    (CPU_MODE,),
+)  # fmt: skip
+PROCESS_MEMORY_USAGE: Final = Metric(
+    "process.memory.usage", "observable_updowncounter", "By",
+    "The amount of physical memory in use.",
+)  # fmt: skip
+PROCESS_MEMORY_VIRTUAL: Final = Metric(
+    "process.memory.virtual", "observable_updowncounter", "By",
+    "The amount of committed virtual memory.",
+)  # fmt: skip
+PROCESS_MEMORY_UNIQUE: Final = Metric(
+    "aimon.process.memory.unique", "observable_updowncounter", "By",
+    "Memory that would be freed if the process ended; only with the setting unique_memory.",
+)  # fmt: skip
+PROCESS_THREAD_COUNT: Final = Metric(
+    "process.thread.count", "observable_updowncounter", "{thread}",
+    "Process threads count.",
+)  # fmt: skip
+PROCESS_FILE_DESCRIPTOR_COUNT: Final = Metric(
+    "process.unix.file_descriptor.count", "observable_updowncounter", "{file_descriptor}",
+    "Number of unix file descriptors in use by the process.",
+)  # fmt: skip
+PROCESS_CONTEXT_SWITCHES: Final = Metric(
+    "process.context_switches", "observable_counter", "{context_switch}",
+    "Number of times the process has been context switched, all its threads together.",
+    (CONTEXT_SWITCH_TYPE,),
+)  # fmt: skip
+PROCESS_PAGING_FAULTS: Final = Metric(
+    "process.paging.faults", "observable_counter", "{fault}",
+    "Number of page faults the process has made.", (PAGING_FAULT_TYPE,),
+)  # fmt: skip
+PROCESS_DISK_IO: Final = Metric(
+    "process.disk.io", "observable_counter", "By",
+    "Disk bytes transferred.", (DISK_IO_DIRECTION,),
+)  # fmt: skip
+PROCESS_EVENT_LOOP_LAG: Final = Metric(
+    "aimon.process.event_loop.lag", "observable_gauge", "s",
+    "Longest delay of the asyncio event loop since the last sampling; only with the setting event_loop_lag.",
+)  # fmt: skip
+
+# --- the container -----------------------------------------------------------------------------
+
+CPU_UTILIZATION: Final = Metric(
+    "aimon.cpu.utilization", "observable_gauge", "1",
+    "CPU used / available: of the tightest quota or of the CPUs that the process may run on, "
+    "whichever is fuller.",
+)  # fmt: skip
+CPU_LIMIT: Final = Metric(
+    "aimon.cpu.limit", "observable_gauge", "{cpu}",
+    "CPUs that the tightest quota allows; absent where there is no quota.",
+)  # fmt: skip
+CPU_THROTTLED: Final = Metric(
+    "aimon.cpu.throttled", "observable_counter", "s",
+    "Time for which the container's threads waited for the next period of their quota.",
+)  # fmt: skip
+CPU_THROTTLED_RATIO: Final = Metric(
+    "aimon.cpu.throttled.ratio", "observable_gauge", "1",
+    "Share of the quota's periods since the last sampling in which the container was throttled.",
+)  # fmt: skip
+MEMORY_UTILIZATION: Final = Metric(
+    "aimon.memory.utilization", "observable_gauge", "1",
+    "Memory used / available: of the tightest limit or of the host, whichever is fuller.",
+)  # fmt: skip
+MEMORY_LIMIT: Final = Metric(
+    "aimon.memory.limit", "observable_updowncounter", "By",
+    "Memory that the tightest limit allows; absent where there is no limit.",
+)  # fmt: skip
+MEMORY_OOM_KILLS: Final = Metric(
+    "aimon.memory.oom_kills", "observable_counter", "{process}",
+    "Processes of the container that the kernel killed because memory ran out.",
+)  # fmt: skip
+PRESSURE: Final = Metric(
+    "aimon.pressure", "observable_gauge", "1",
+    "Share of the last ten seconds in which some or all work waited for a resource (PSI).",
+    (AIMON_RESOURCE, AIMON_PRESSURE_KIND),
+)  # fmt: skip
+CONTAINER_CPU_TIME: Final = Metric(
+    "container.cpu.time", "observable_counter", "s",
+    "Total CPU time consumed.",
+)  # fmt: skip
+CONTAINER_MEMORY_USAGE: Final = Metric(
+    "container.memory.usage", "observable_updowncounter", "By",
+    "Memory usage of the container.",
+)  # fmt: skip
+CONTAINER_MEMORY_WORKING_SET: Final = Metric(
+    "container.memory.working_set", "observable_updowncounter", "By",
+    "Container memory working set.",
+)  # fmt: skip
+
+# --- the host ----------------------------------------------------------------------------------
+
+SYSTEM_CPU_TIME: Final = Metric(
+    "system.cpu.time", "observable_counter", "s",
+    "Seconds each logical CPU spent on each mode, all CPUs together.", (CPU_MODE,),
+)  # fmt: skip
+SYSTEM_CPU_UTILIZATION: Final = Metric(
+    "system.cpu.utilization", "observable_gauge", "1",
+    "Share of all CPUs' time by mode since the last sampling.", (CPU_MODE,),
+)  # fmt: skip
+SYSTEM_CPU_LOGICAL_COUNT: Final = Metric(
+    "system.cpu.logical.count", "observable_updowncounter", "{cpu}",
+    "Reports the number of logical (virtual) processor cores created by the operating system to manage "
+    "multitasking.",
+)  # fmt: skip
+SYSTEM_MEMORY_USAGE: Final = Metric(
+    "system.memory.usage", "observable_updowncounter", "By",
+    "Reports memory in use by state; used is what is not available to new work.", (MEMORY_STATE,),
+)  # fmt: skip
+SYSTEM_MEMORY_LIMIT: Final = Metric(
+    "system.memory.limit", "observable_updowncounter", "By",
+    "Total virtual memory available in the system.",
+)  # fmt: skip
+SYSTEM_PAGING_USAGE: Final = Metric(
+    "system.paging.usage", "observable_updowncounter", "By",
+    "Unix swap or windows pagefile usage.", (PAGING_STATE,),
+)  # fmt: skip
+SYSTEM_DISK_IO: Final = Metric(
+    "system.disk.io", "observable_counter", "By",
+    "Disk bytes transferred, all disks together.", (DISK_IO_DIRECTION,),
+)  # fmt: skip
+SYSTEM_NETWORK_IO: Final = Metric(
+    "system.network.io", "observable_counter", "By",
+    "The number of bytes transmitted and received, all interfaces but the loopback together.",
+    (NETWORK_IO_DIRECTION,),
+)  # fmt: skip
+
+# --- accelerators ------------------------------------------------------------------------------
+
+_GPU = (HW_ID, HW_NAME, HW_PARENT, HW_MODEL)
+_HARDWARE = (HW_ID, HW_NAME, HW_PARENT, HW_TYPE)
+_DEVICE = (HW_ID, HW_NAME, HW_PARENT)
+
+GPU_UTILIZATION: Final = Metric(
+    "hw.gpu.utilization", "observable_gauge", "1",
+    "Fraction of time spent in a specific task since the last sampling.", (*_GPU, HW_GPU_TASK),
+)  # fmt: skip
+GPU_MEMORY_USAGE: Final = Metric(
+    "hw.gpu.memory.usage", "observable_updowncounter", "By",
+    "GPU memory used.", (*_GPU, HW_VENDOR),
+)  # fmt: skip
+GPU_MEMORY_LIMIT: Final = Metric(
+    "hw.gpu.memory.limit", "observable_updowncounter", "By",
+    "Size of the GPU memory.", (*_GPU, HW_VENDOR),
+)  # fmt: skip
+GPU_MEMORY_UTILIZATION: Final = Metric(
+    "hw.gpu.memory.utilization", "observable_gauge", "1",
+    "Fraction of GPU memory used.", (*_GPU, HW_VENDOR),
+)  # fmt: skip
+HW_ENERGY: Final = Metric(
+    "hw.energy", "observable_counter", "J",
+    "Energy consumed by the component.", _HARDWARE,
+)  # fmt: skip
+HW_POWER: Final = Metric(
+    "hw.power", "observable_gauge", "W",
+    "Instantaneous power consumed by the component.", _HARDWARE,
+)  # fmt: skip
+HW_TEMPERATURE: Final = Metric(
+    "hw.temperature", "observable_gauge", "Cel",
+    "Temperature in degrees Celsius.", (*_DEVICE, HW_SENSOR_LOCATION),
+)  # fmt: skip
+HW_ERRORS: Final = Metric(
+    "hw.errors", "observable_counter", "{error}",
+    "Number of errors encountered by the component.", (*_HARDWARE, ERROR_TYPE),
+)  # fmt: skip
+HW_STATUS: Final = Metric(
+    "hw.status", "observable_updowncounter", "1",
+    "Operational status: 1 (true) or 0 (false) for each of the possible states.", (*_HARDWARE, HW_STATE),
+)  # fmt: skip
+GPU_POWER_LIMIT: Final = Metric(
+    "aimon.gpu.power.limit", "observable_gauge", "W",
+    "Power that the GPU is allowed.", _DEVICE,
+)  # fmt: skip
+GPU_ACTIVITY: Final = Metric(
+    "aimon.gpu.activity", "observable_gauge", "1",
+    "Share of the time since the last sampling in which a unit of the GPU was active, from its profiling counters.",
+    (*_DEVICE, AIMON_GPU_UNIT),
+)  # fmt: skip
+GPU_CLOCK: Final = Metric(
+    "aimon.gpu.clock.frequency", "observable_gauge", "Hz",
+    "Clock frequency of a domain of the GPU.", (*_DEVICE, AIMON_GPU_CLOCK),
+)  # fmt: skip
+GPU_CLOCK_LIMIT: Final = Metric(
+    "aimon.gpu.clock.limit", "observable_gauge", "Hz",
+    "Highest clock frequency of a domain of the GPU.", (*_DEVICE, AIMON_GPU_CLOCK),
+)  # fmt: skip
+GPU_THROTTLED: Final = Metric(
+    "aimon.gpu.throttled", "observable_gauge", "1",
+    "1 for each reason that holds the GPU's clocks down now; 0 with the reason none where nothing does.",
+    (*_DEVICE, AIMON_GPU_THROTTLE_REASON),
+)  # fmt: skip
+GPU_PCIE_IO: Final = Metric(
+    "aimon.gpu.pcie.throughput", "observable_gauge", "By/s",
+    "Bytes per second between the GPU and its host.", (*_DEVICE, NETWORK_IO_DIRECTION),
+)  # fmt: skip
+GPU_LINK_IO: Final = Metric(
+    "aimon.gpu.link.io", "observable_counter", "By",
+    "Bytes between the GPU and other GPUs over the vendor's links.", (*_DEVICE, NETWORK_IO_DIRECTION),
+)  # fmt: skip
+GPU_PROCESSES: Final = Metric(
+    "aimon.gpu.processes", "observable_gauge", "{process}",
+    "Processes that use the GPU.", _DEVICE,
+)  # fmt: skip
+GPU_PROCESS_MEMORY: Final = Metric(
+    "aimon.gpu.process.memory.usage", "observable_updowncounter", "By",
+    "Memory of the GPU that this process and its children use.", _DEVICE,
+)  # fmt: skip
+GPU_PROCESS_UTILIZATION: Final = Metric(
+    "aimon.gpu.process.utilization", "observable_gauge", "1",
+    "Share of the time since the last sampling in which the GPU ran kernels of this process and its children.",
+    _DEVICE,
+)  # fmt: skip
+FRAMEWORK_MEMORY: Final = Metric(
+    "aimon.framework.memory.usage", "observable_updowncounter", "By",
+    "Memory of a device that a framework's allocator holds: allocated to tensors, and reserved in all.",
+    (AIMON_FRAMEWORK, AIMON_DEVICE, AIMON_MEMORY_KIND),
+)  # fmt: skip
+
+# --- ourselves ---------------------------------------------------------------------------------
+
 SELFMON_CPU_TIME: Final = Metric(
     "aimon.selfmon.cpu.time", "observable_counter", "s",
     "CPU time that otel-aimon's own thread has used.",
@@ -192,6 +446,20 @@ SELFMON_ERRORS: Final = Metric(
 SELFMON_MODELS_OVERFLOW: Final = Metric(
     "aimon.selfmon.models.overflow", "observable_counter", "{request}",
     "Look-ups of a model name past the cap, recorded under the name 'other'.",
+)  # fmt: skip
+
+SELFMON_SAMPLER_CPU_TIME: Final = Metric(
+    "aimon.selfmon.sampler.cpu.time", "observable_counter", "s",
+    "CPU time that the sampling of resources has used.",
+)  # fmt: skip
+SELFMON_SAMPLING_DURATION: Final = Metric(
+    "aimon.selfmon.sampling.duration", "observable_gauge", "s",
+    "Time that the last sampling took, waiting for drivers included.",
+)  # fmt: skip
+SELFMON_SOURCE_AVAILABLE: Final = Metric(
+    "aimon.selfmon.source.available", "observable_gauge", "1",
+    "1 when a source of resource readings had values in the last sampling, 0 when it had none.",
+    (AIMON_SOURCE,),
 )  # fmt: skip
 
 METRICS: Final = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

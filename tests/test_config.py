@@ -28,6 +28,11 @@ VALUES: dict[str, tuple[Any, str, Any, Any]] = {
     "queue_size": (64, "64", 64, "many"),
     "interval": (1.5, "1.5", 1.5, float("nan")),
     "window": (5, "5", 5.0, True),
+    "resources": (["gpu", "process"], " gpu, process ", ("process", "gpu"), "disk"),
+    "sample_interval": (1, "1", 1.0, 0),
+    "unique_memory": (True, "true", True, "some"),
+    "event_loop_lag": (True, "on", True, 2),
+    "lock_directory": (Path("locks"), "locks", "locks", 7),
 }
 EACH = pytest.mark.parametrize("name", VALUES)
 
@@ -73,8 +78,8 @@ class TestSources:
         wrong = VALUES[name][3]
         spelled = name
         if source == "environment":
-            if name in {"frameworks", "torch_roots"}:
-                return  # Any text is a list of names.
+            if name in {"frameworks", "torch_roots", "lock_directory"}:
+                return  # Any text is a list of names, or a path.
             wrong = {"max_models": "1.5", "interval": "nan", "window": "1e9"}.get(name, str(wrong))
             spelled = f"OTEL_AIMON_{name.upper()}"
             found = resolve(environ={spelled: wrong})

@@ -33,6 +33,7 @@ def test_everything_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         swallow(ValueError(), "a test")
         first = readings(telemetry)
         assert first.pop("cpu.time") > 0
+        assert first.pop("sampler.cpu.time") == 0
         assert first == {
             "observations": 3,
             "queue.depth": 0,

@@ -10,8 +10,10 @@ import pytest
 
 import otel_aimon
 from otel_aimon import runtime, semconv
+from otel_aimon.config import RESOURCES
 from otel_aimon.core.layers import Layer
-from tests.support.telemetry import Telemetry
+from tests.support.snapshots import read_everything
+from tests.support.telemetry import Telemetry, wait_until
 
 CONVENTIONS = Path(__file__).parents[2] / "shared" / "data" / "semconv.json"
 
@@ -56,9 +58,10 @@ def test_names_are_distinct() -> None:
 @pytest.fixture(scope="module")
 def emitted() -> Any:
     """Everything that a process emits when all that can be known is known."""
-    with Telemetry() as telemetry:
+    with Telemetry(resources=RESOURCES, event_loop_lag=True) as telemetry:
         running = runtime.current()
         assert running is not None
+        read_everything(running.resources)
         recorder = running.recorder
         for outcome in (None, "ValueError"):
             client = otel_aimon.inference("chat", "remote", client=True).start()
@@ -79,6 +82,7 @@ def emitted() -> Any:
                     each.fail_as(outcome)
         # Frameworks with a queue of their own, such as continuous batching in Transformers, watch it.
         recorder.watch_queue(recorder.series("fw", "chat", "m"), lambda: 1)
+        wait_until(lambda: running.resources.snapshot is not None)
         data = telemetry.reader.get_metrics_data()
         assert data is not None
         return {

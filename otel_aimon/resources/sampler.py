@@ -146,7 +146,7 @@ class Sampler:
     """Samples all sources at an interval, on its own thread.
 
     Args:
-        feeds: The sources.
+        prepare: Makes the sources, on the sampler's thread: what they import must not delay the application.
         interval: Seconds between two samplings.
         on_sample: Called with each snapshot and its monotonic time, on the sampler's thread.
         clock: Monotonic seconds.
@@ -154,13 +154,14 @@ class Sampler:
 
     def __init__(
         self,
-        feeds: Sequence[Feed],
+        prepare: Callable[[], Sequence[Feed]],
         *,
         interval: float,
         on_sample: Callable[[Snapshot, float], None],
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.feeds = tuple(feeds)
+        self.feeds: tuple[Feed, ...] = ()
+        self.prepare = prepare
         self._interval = interval
         self._on_sample = on_sample
         self._clock = clock
@@ -208,11 +209,12 @@ class Sampler:
             self._start_lock.release()
 
     def _run(self) -> None:
-        self._drivers = [_DriverThread(feed, self._clock) for feed in self.feeds if feed.driver]
         while not self._stopped:
             started = thread_time_ns()
             try:
                 with self._sampling:
+                    if self.samplings == 0:
+                        self._begin()
                     self._sample()
             except Exception as error:
                 swallow(error, "a sampling")
@@ -224,6 +226,11 @@ class Sampler:
             self._wake.clear()
         for driver in self._drivers:
             driver.stop()
+
+    def _begin(self) -> None:
+        if not self.feeds:
+            self.feeds = tuple(self.prepare())
+        self._drivers = [_DriverThread(feed, self._clock) for feed in self.feeds if feed.driver]
 
     def _sample(self) -> None:
         began = self._clock()
@@ -258,8 +265,13 @@ class Sampler:
         self._snapshot = None
 
     def before_fork(self) -> None:
-        """Let a sampling end, so that the child inherits no lock of a library in the midst of it."""
-        if self._sampling.acquire(timeout=_FORK_SECONDS):
+        """Let a sampling end, so that the child inherits no lock of a library in the midst of it.
+
+        The first one imports: a child that inherits the lock of a module could never import it.
+        """
+        if self._thread is None:
+            return
+        if self._sampling.acquire(timeout=_FORK_SECONDS if self.samplings else PATIENCE):
             self._sampling.release()
 
     def after_fork_in_child(self) -> None:

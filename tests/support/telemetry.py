@@ -30,7 +30,8 @@ class Point:
 class Telemetry:
     """In-memory providers with otel-aimon on them.
 
-    Use it as a context manager: it instruments on entry and uninstruments on exit.
+    Use it as a context manager: it instruments on entry and uninstruments on exit. Resources are
+    sampled only where ``resources`` is among the settings.
     """
 
     def __init__(self, sampler: Sampler | None = None, **settings: Any) -> None:
@@ -39,7 +40,7 @@ class Telemetry:
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.reader = InMemoryMetricReader()
         self.meter_provider = MeterProvider(metric_readers=[self.reader])
-        self.settings = settings
+        self.settings = {"resources": "none", **settings}
 
     def __enter__(self) -> Telemetry:
         otel_aimon.instrument(
