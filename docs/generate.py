@@ -51,10 +51,44 @@ def metrics_table() -> str:
     return "\n".join(lines)
 
 
+_PROMETHEUS_UNITS = {
+    "s": "seconds",
+    "By": "bytes",
+    "J": "joules",
+    "W": "watts",
+    "Hz": "hertz",
+    "Cel": "celsius",
+    "By/s": "bytes_per_second",
+    "{request}/s": "per_second",
+}
+
+
+def prometheus_name(metric: semconv.Metric) -> str:
+    """The name that Prometheus gives a metric which it takes over OTLP."""
+    name = metric.name.replace(".", "_")
+    unit = _PROMETHEUS_UNITS.get(metric.unit, "")
+    if metric.unit == "1" and metric.kind.endswith("gauge"):
+        unit = "ratio"
+    if unit and not name.endswith(unit):
+        name += f"_{unit}"
+    monotonic = metric.kind in {"counter", "observable_counter"}
+    return f"{name}_total" if monotonic else name
+
+
+def prometheus_table() -> str:
+    """Every metric in Prometheus, with its labels."""
+    lines = ["| OTLP | Prometheus | labels |", "|---|---|---|"]
+    for metric in semconv.METRICS:
+        labels = " ".join(f"`{name.replace('.', '_')}`" for name in metric.attributes) or "none"
+        lines.append(f"| `{metric.name}` | `{prometheus_name(metric)}` | {labels} |")
+    return "\n".join(lines)
+
+
 PAGES: dict[str, dict[str, str]] = {
     "README.md": {"frameworks": frameworks_table("docs/")},
     "docs/configuration.md": {"settings": settings_table()},
     "docs/signals.md": {"metrics": metrics_table()},
+    "docs/metrics-in-prometheus.md": {"metrics": prometheus_table()},
 }
 
 

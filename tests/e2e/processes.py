@@ -33,6 +33,7 @@ def environment(endpoint: str, protocol: str = "http/protobuf", **more: str) -> 
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         "OTEL_METRIC_EXPORT_INTERVAL": "500",
         "OTEL_AIMON_TEST_RERAISE": "1",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "system_metrics",
         "PYTHONPATH": str(APPS),
         **more,
     }
