@@ -90,11 +90,13 @@ class _DriverThread:
         self._answer: Any = None
         self._stopped = False
         self._busy = False
+        self._waited_for = False
         self._hung = False
         threading.Thread(target=self._run, name=f"aimon-{feed.name}", daemon=True).start()
 
     def ask(self) -> None:
         """Start a reading, unless one hangs."""
+        self._waited_for = not self._busy
         if self._busy:
             return
         self._busy = True
@@ -103,7 +105,7 @@ class _DriverThread:
 
     def answer(self, timeout: float) -> Any:
         """What the source said; None when it has not answered in time."""
-        if self._answered.wait(0.0 if self._hung else timeout):
+        if self._answered.wait(timeout if self._waited_for else 0.0):
             if self._hung:
                 self._hung = False
                 notices.forget(f"hung {self.feed.name}")
@@ -226,6 +228,9 @@ class Sampler:
             self._wake.clear()
         for driver in self._drivers:
             driver.stop()
+        for feed in self.feeds:
+            if not feed.driver:
+                feed.source.close()
 
     def _begin(self) -> None:
         if not self.feeds:
