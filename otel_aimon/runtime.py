@@ -247,6 +247,6 @@ def _at_exit() -> None:
     try:
         runtime.collect_dropped_streams()
         runtime.pipeline.stop()
-        runtime.resources.finish()
+        runtime.resources.finish(final=True)
     except Exception as error:
         swallow(error, "the exit handler")

@@ -104,9 +104,13 @@ class ResourceMonitor:
         for consume in self._consumers:
             consume(snapshot, now)
 
-    def finish(self) -> None:
-        """Take a last sample before a flush, if that takes no time to speak of."""
-        self.sampler.finish()
+    def finish(self, *, final: bool = False) -> None:
+        """Take a sample before a flush, if that takes no time to speak of.
+
+        Args:
+            final: The process ends.
+        """
+        self.sampler.finish(final=final)
 
     def stop(self) -> None:
         """End sampling, and let another process speak for the host."""

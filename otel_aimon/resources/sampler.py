@@ -168,6 +168,7 @@ class Sampler:
         self._on_sample = on_sample
         self._clock = clock
         self._stopped = False
+        self._no_more_starts = False
         self._reset()
 
     def _reset(self) -> None:
@@ -197,7 +198,9 @@ class Sampler:
 
     def start(self) -> None:
         """Start the thread unless it runs. Costs nothing then."""
-        if self._thread is not None or self._stopped or not self._start_lock.acquire(blocking=False):
+        if self._thread is not None or self._stopped or self._no_more_starts:
+            return
+        if not self._start_lock.acquire(blocking=False):
             return
         try:
             if self._thread is None:
@@ -251,14 +254,18 @@ class Sampler:
         self._snapshot, self._taken_at, self.last_seconds = snapshot, now, now - began
         self._on_sample(snapshot, now)
 
-    def finish(self) -> None:
-        """Take one more sample, if that takes no time to speak of, so that a flush has fresh values."""
-        if self._thread is None or self._stopped:
-            return
-        before = self.samplings
-        self._wake.set()
-        with self._sampled:
-            self._sampled.wait_for(lambda: self.samplings > before, _FINISH_SECONDS)
+    def finish(self, *, final: bool = False) -> None:
+        """Take one more sample, if that takes no time to speak of, so that a flush has fresh values.
+
+        Args:
+            final: The process ends: no thread is started any more, and the last snapshot stays.
+        """
+        if self._thread is not None and not self._stopped:
+            before = self.samplings
+            self._wake.set()
+            with self._sampled:
+                self._sampled.wait_for(lambda: self.samplings > before, _FINISH_SECONDS)
+        self._no_more_starts = final
 
     def stop(self) -> None:
         """End the threads. One that hangs in a driver is left behind."""

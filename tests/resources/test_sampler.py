@@ -214,6 +214,17 @@ def test_a_flush_gets_a_fresh_sample(make: Callable[..., Sampler]) -> None:
     assert running.snapshot == Snapshot(process=ProcessReading(threads=2))
 
 
+def test_a_process_that_ends_starts_no_thread(make: Callable[..., Sampler]) -> None:
+    never_started = Sampler(lambda: (), interval=0.01, on_sample=lambda *_: None)
+    never_started.finish(final=True)
+    never_started.start()
+    assert "aimon-sampler" not in {thread.name for thread in threading.enumerate()}
+
+    running = make(Feed("host", "host", Fixed(HOST)), interval=60.0)
+    running.finish(final=True)
+    assert (running.samplings, running.snapshot) == (2, Snapshot(host=HOST))
+
+
 def test_stopping_ends_the_threads_and_closes_the_sources(make: Callable[..., Sampler]) -> None:
     inline, driver = Fixed(HOST), Fixed((DEVICE,))
     running = make(Feed("host", "host", inline), Feed("nvidia", "devices", driver, driver=True))
