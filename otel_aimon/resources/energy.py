@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import deque
 from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -40,8 +41,8 @@ IDLE_MEMORY_SECONDS = 300.0
 """The lowest power is that of the last one to two times as long."""
 
 _MOST_PARTS = 1024
-_NOT_BUSY = frozenset({"idle", "iowait", "steal", "guest", "guest_nice"})
-"""Modes of CPU time in which no CPU of this host works, or whose time is counted under another mode."""
+_NOT_BUSY = frozenset({"idle", "iowait", "steal"})
+"""Modes of CPU time in which no CPU of this host works."""
 
 
 @dataclass(slots=True)
@@ -196,11 +197,19 @@ class EnergyAttribution:
     Args:
         all_series: Gives every series of this process, to look for requests in flight.
         delay: Seconds after which an ended request has come to :meth:`consume`.
+        clock: Nanoseconds on the clock of :attr:`Inference.start_ns`; injected by tests.
     """
 
-    def __init__(self, all_series: Callable[[], Iterable[Series]], *, delay: float = DELAY_SECONDS) -> None:
+    def __init__(
+        self,
+        all_series: Callable[[], Iterable[Series]],
+        *,
+        delay: float = DELAY_SECONDS,
+        clock: Callable[[], int] = perf_counter_ns,
+    ) -> None:
         self._all_series = all_series
         self._delay = int(delay * 1e9)
+        self._clock = clock
         self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
@@ -233,13 +242,13 @@ class EnergyAttribution:
                     for interval in ledger.intervals_since(part.begin):
                         interval.add(series, part.begin, part.end, part.tokens_per_ns)
 
-    def sampled(self, now: int, snapshot: Snapshot) -> None:
+    def sampled(self, snapshot: Snapshot, _now: float | None = None) -> None:
         """Take new readings, and attribute the energy of the intervals that nothing is missing of.
 
         Args:
-            now: When the devices were read: nanoseconds on the clock of ``perf_counter_ns``.
-            snapshot: What was read.
+            snapshot: What was read, just now.
         """
+        now = self._clock()
         in_flight = self._in_flight()
         with self._lock:
             self._read(now, snapshot)

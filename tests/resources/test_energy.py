@@ -59,9 +59,17 @@ class House:
         default_factory=lambda: Recorder(NoOpTracer(), queue_size=64, max_models=100, stage_spans=True)
     )
     energy: EnergyAttribution = field(init=False)
+    now: float = 0.0
 
     def __post_init__(self) -> None:
-        self.energy = EnergyAttribution(lambda: list(self.recorder.series_by_key.values()), delay=0.0)
+        self.energy = self.attribution(delay=0.0)
+
+    def attribution(self, delay: float) -> EnergyAttribution:
+        return EnergyAttribution(
+            lambda: list(self.recorder.series_by_key.values()),
+            delay=delay,
+            clock=lambda: int(self.now * SECOND),
+        )
 
     def series(self, model: str = "m", operation: str = "predict", **more: Any) -> Series:
         return self.recorder.series("fw", operation, model, **more)
@@ -85,7 +93,8 @@ class House:
         self.series(model, **more).active[object.__hash__(object())] = int(begin * SECOND)
 
     def read(self, now: float, *devices: DeviceReading, **more: Any) -> None:
-        self.energy.sampled(int(now * SECOND), Snapshot(devices=devices, **more))
+        self.now = now
+        self.energy.sampled(Snapshot(devices=devices, **more))
 
     def joules(self) -> dict[str, float]:
         return {series.model: joules for series, joules in self.energy.totals()}
@@ -250,7 +259,7 @@ def test_a_request_over_several_intervals_counts_in_each(house: House) -> None:
 
 def test_an_interval_waits_for_what_is_on_its_way_through_the_queue() -> None:
     house = House()
-    house.energy = EnergyAttribution(lambda: list(house.recorder.series_by_key.values()), delay=2.0)
+    house.energy = house.attribution(delay=2.0)
     house.read(0, gpu(0.0))
     house.read(10, gpu(100.0))
     house.read(11, gpu(110.0))
@@ -392,7 +401,7 @@ def test_a_shared_device_without_shares_is_absent_and_said_once(
 
 
 def host(busy: float, idle: float, cpus: int = 4) -> HostReading:
-    times = {"user": busy, "nice": 0.0, "system": 0.0, "idle": idle, "iowait": 1.0, "guest": busy}
+    times = {"user": busy, "nice": 0.0, "system": 0.0, "idle": idle, "iowait": 1.0}
     return HostReading(cpus=cpus, cpu_times=times)
 
 
