@@ -181,7 +181,7 @@ class AmdSource:
         try:
             self._amdsmi.amdsmi_shut_down()
         except Exception as error:
-            self._say([("amdsmi_shut_down", _status(error))], logging.INFO)
+            logger.debug("otel-aimon: amdsmi_shut_down failed (%s).", _status(error))
         self._initialised = False
 
     def _notice_lost(self, readings: tuple[DeviceReading, ...]) -> None:

@@ -8,7 +8,7 @@ The file has lines ``WHAT VALUE``; the last that fits wins:
 - ``amdsmi_get_gpu_activity.*.status 10``, ``amdsmi_get_gpu_activity.1.hang 30``: status and seconds of a call.
 - ``device.1.removed 31``: GPU 1 is pulled out: each call has this status, and the next start does not find it.
 
-Functions that are not written out below exist, as the wrapper binds them all, and are not supported.
+Without the file there is no driver. Functions that are not written out below exist, as the wrapper binds them all, and are not supported.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ _COMMON = r"""
 #include <string.h>
 #include <time.h>
 
-enum { SUCCESS = 0, INVAL = 1, NOT_SUPPORTED = 2, NOT_INIT = 32 };
+enum { SUCCESS = 0, INVAL = 1, NOT_SUPPORTED = 2, NOT_INIT = 32, DRIVER_NOT_LOADED = 34 };
 enum { MOST_DEVICES = 64, GENERATIONS = 16 };
 
 /* The last line of the file that fits. */
 static int lookup(const char *what, long double *value) {
-    FILE *file = fopen(getenv("AIMON_STUB_AMDSMI"), "r");
+    const char *path = getenv("AIMON_STUB_AMDSMI");
+    FILE *file = path ? fopen(path, "r") : NULL;
     char name[256], text[64];
     int found = 0;
     while (file && fscanf(file, "%255s %63s", name, text) == 2)
@@ -100,7 +101,7 @@ static int outcome(const char *function, void *handle, int *device) {
 #define VALUE(field, otherwise) setting(__func__, device, field, otherwise)
 
 int amdsmi_init(uint64_t flags) {
-    int status = (int)plain("amdsmi_init.status", 0);
+    int status = (int)(uint32_t)plain("amdsmi_init.status", getenv("AIMON_STUB_AMDSMI") ? SUCCESS : DRIVER_NOT_LOADED);
     if (status || initialised) return status;
     initialised = 1;
     generation++;
@@ -119,7 +120,7 @@ int amdsmi_shut_down(void) {
 /* One socket for each GPU. */
 int amdsmi_get_socket_handles(uint32_t *count, void **sockets) {
     if (!initialised) return NOT_INIT;
-    int status = (int)plain("amdsmi_get_socket_handles.status", 0);
+    int status = (int)(uint32_t)plain("amdsmi_get_socket_handles.status", 0);
     if (status) return status;
     for (int index = 0; sockets && index < listed_count; index++)
         sockets[index] = &handles[generation % GENERATIONS][listed[index]];
