@@ -66,14 +66,23 @@ def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str
 
 @contextlib.contextmanager
 def serving(
-    *arguments: str, env: dict[str, str], port: int, stop: signal.Signals = signal.SIGTERM
+    *arguments: str, env: dict[str, str], port: int, stop: signal.Signals = signal.SIGTERM, workers: int = 1
 ) -> Iterator[Any]:
-    """A server, from when it answers to when it has ended."""
+    """A server, from when all its workers answer to when it has ended.
+
+    gunicorn forgets to end a worker that is just starting.
+    """
     process = subprocess.Popen(
         command(*arguments), env=env, cwd=APPS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        wait_until(lambda: process.poll() is not None or answers(port), "the server answers")
+        seen: set[str] = set()
+
+        def all_answer() -> bool:
+            seen.update(answering(port))
+            return len(seen) >= workers
+
+        wait_until(lambda: process.poll() is not None or all_answer(), f"{workers} workers answer")
         assert process.poll() is None, process.communicate()[0]
         yield process
     finally:
@@ -86,21 +95,26 @@ def serving(
             raise
 
 
-def answers(port: int) -> bool:
-    """Whether the server gives its health."""
+def answering(port: int) -> list[str]:
+    """The process that gives its health, if one does."""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        return get(port, "/health") == 200
-    return False
+        status, body = ask(port, "/health")
+        return [body] if status == 200 else []
+    return []
 
 
 def get(port: int, path: str, headers: dict[str, str] | None = None) -> int:
-    """One request on a connection of its own, so that it may reach any worker."""
+    """The status of one request."""
+    return ask(port, path, headers)[0]
+
+
+def ask(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    """Status and body of one request, on a connection of its own, so that it may reach any worker."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
     try:
         connection.request("GET", path, headers=headers or {})
         response = connection.getresponse()
-        response.read()
-        return response.status
+        return response.status, response.read().decode()
     finally:
         connection.close()
 

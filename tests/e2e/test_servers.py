@@ -31,6 +31,7 @@ SERVERS = {
     "gunicorn-preload": (*GUNICORN, "--preload"),
     "gunicorn-threads": (*GUNICORN, "--threads", "4"),
 }
+WORKERS = {server: 1 if server == "uvicorn" else 2 for server in SERVERS}
 EACH = 15
 """Requests on each path."""
 
@@ -83,7 +84,10 @@ def test_each_request_is_one_span_and_counted_once(server: str, protocol: str) -
     with Receiver() as receiver:
         endpoint = receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
         with serving(
-            *arguments(server, port), env=environment(endpoint, protocol, SERVED="models"), port=port
+            *arguments(server, port),
+            env=environment(endpoint, protocol, SERVED="models"),
+            port=port,
+            workers=WORKERS[server],
         ):
             with ThreadPoolExecutor(4) as pool:
                 assert list(pool.map(lambda path: get(port, path), paths)) == [200] * len(paths)
@@ -104,7 +108,7 @@ def test_a_preloading_master_keeps_its_requests_to_itself() -> None:
     port = free_port()
     with Receiver() as receiver:
         env = environment(receiver.http_endpoint, SERVED="by_hand")
-        with serving(*arguments("gunicorn-preload", port), env=env, port=port):
+        with serving(*arguments("gunicorn-preload", port), env=env, port=port, workers=2):
             # Not before the master has sent what it counted, so that a worker could inherit it.
             wait_until(lambda: counts_by_process(receiver), "the master sends its metrics")
             for _ in range(20):
@@ -137,7 +141,7 @@ def test_under_load_nothing_that_was_answered_is_missing(server: str) -> None:
     with Receiver() as receiver, ThreadPoolExecutor(clients) as pool:
         # No export but the last one.
         env = environment(receiver.http_endpoint, SERVED="by_hand", OTEL_METRIC_EXPORT_INTERVAL="600000")
-        with serving(*arguments(server, port), env=env, port=port) as process:
+        with serving(*arguments(server, port), env=env, port=port, workers=WORKERS[server]) as process:
 
             def ask() -> None:
                 while True:

@@ -1,6 +1,6 @@
 """A WSGI application; its module serves one request while it is imported: with ``--preload`` in the master.
 
-``SERVED`` names the module with the models.
+``SERVED`` names the module with the models. The answer is the process that gave it.
 """
 
 import importlib
@@ -17,4 +17,4 @@ with otel_aimon.inference("warmup", model="wsgi"):
 def app(environ, start_response):
     PATHS[environ["PATH_INFO"]]()
     start_response("200 OK", [("connection", "close")])
-    return [b"ok"]
+    return [str(os.getpid()).encode()]
