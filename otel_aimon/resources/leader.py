@@ -67,7 +67,7 @@ class Leader:
                     logging.WARNING,
                     "otel-aimon cannot agree with the other processes of this host on which of them exports "
                     "what all of them see (lock file: %s), so each one does, and sums over processes count it "
-                    "several times. Set OTEL_AIMON_LEADER_LOCK to a directory of this host that all of them "
+                    "several times. Set OTEL_AIMON_LOCK_DIRECTORY to a directory of this host that all of them "
                     "may write to.",
                     why,
                 )

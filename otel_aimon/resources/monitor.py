@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from otel_aimon import semconv
 from otel_aimon.config import CONTAINER, GPU, HOST, PROCESS, RESOURCES
 from otel_aimon.core.instruments import observe
 from otel_aimon.resources import points
+from otel_aimon.resources.leader import DIRECTORY
 from otel_aimon.resources.overlap import emitted_elsewhere
 from otel_aimon.resources.sampler import Feed, Sampler
+from otel_aimon.resources.voices import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-    from otel_aimon import semconv
     from otel_aimon.config import Settings
     from otel_aimon.resources.snapshot import Snapshot
 
 _METRICS = {
     PROCESS: points.PROCESS_METRICS,
     CONTAINER: points.CONTAINER_METRICS,
-    HOST: points.HOST_METRICS,
+    HOST: (*points.HOST_METRICS, semconv.HW_ENERGY),
     GPU: points.DEVICE_METRICS,
 }
 
@@ -38,7 +41,8 @@ class ResourceMonitor:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = monotonic) -> None:
         self._sections = tuple(section for section in RESOURCES if section in settings.resources)
-        self.loop_lag = None
+        self.loop_lag: Any = None
+        self._voices = Voices(Path(settings.lock_directory) if settings.lock_directory else DIRECTORY)
         self._observations: dict[str, list[Observation]] = {}
         self._consumers: list[Callable[[Snapshot, float], None]] = []
         self.sampler = Sampler(
@@ -50,19 +54,27 @@ class ResourceMonitor:
 
     def _feeds(self, settings: Settings) -> list[Feed]:
         # Imported where it is needed: psutil and the drivers' modules take tens of milliseconds.
+        from otel_aimon.resources.amd import AmdSource
+        from otel_aimon.resources.container import ContainerSource
+        from otel_aimon.resources.frameworks import FrameworkMemorySource
         from otel_aimon.resources.host import HostSource
         from otel_aimon.resources.process import ProcessSource
+        from otel_aimon.resources.rapl import RaplSource
 
-        lag = None
+        lag = self.loop_lag.take if self.loop_lag is not None else None
         makers: dict[str, Callable[[], list[Feed]]] = {
             PROCESS: lambda: [
                 Feed("process", "process", ProcessSource(unique_memory=settings.unique_memory, loop_lag=lag))
             ],
-            CONTAINER: list,
+            CONTAINER: lambda: [Feed("container", "container", ContainerSource())],
             HOST: lambda: [
                 Feed("host", "host", HostSource()),
+                Feed("rapl", "devices", RaplSource()),
             ],
-            GPU: list,
+            GPU: lambda: [
+                Feed("amd", "devices", AmdSource(), driver=True),
+                Feed("frameworks", "frameworks", FrameworkMemorySource()),
+            ],
         }
         return [feed for section in self._sections for feed in makers[section]()]
 
@@ -86,9 +98,9 @@ class ResourceMonitor:
 
     def register(self, meter: Meter) -> None:
         """Register the metrics of the resources that are sampled."""
-        for section in self._sections:
-            for metric in _METRICS[section]:
-                observe(meter, metric, self._callback(metric))
+        metrics = dict.fromkeys(metric for section in self._sections for metric in _METRICS[section])
+        for metric in metrics:
+            observe(meter, metric, self._callback(metric))
 
     def _callback(self, metric: semconv.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def read(_options: CallbackOptions) -> Iterable[Observation]:
@@ -100,7 +112,8 @@ class ResourceMonitor:
         return read
 
     def _sampled(self, snapshot: Snapshot, now: float) -> None:
-        self._observations = points.observations(snapshot, lambda _: True)
+        self._voices.start_round()
+        self._observations = points.observations(snapshot, self._voices.speaks_for)
         for consume in self._consumers:
             consume(snapshot, now)
 
@@ -115,6 +128,7 @@ class ResourceMonitor:
     def stop(self) -> None:
         """End sampling, and let another process speak for the host."""
         self.sampler.stop()
+        self._voices.resign()
         self._observations = {}
 
     def before_fork(self) -> None:
@@ -124,4 +138,5 @@ class ResourceMonitor:
     def after_fork_in_child(self) -> None:
         """Start from zero, with the child's own process."""
         self.sampler.after_fork_in_child()
+        self._voices.after_fork_in_child()
         self._observations = {}

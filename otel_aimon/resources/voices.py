@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from otel_aimon.resources.leader import Leader
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_NOT_FOR_A_FILE = re.compile(r"[^\w.-]")
+
 
 class Voices:
     """An election for each subject: the host, this container, each device.
@@ -18,11 +21,11 @@ class Voices:
     Processes that use different GPUs of one host each speak for their own.
 
     Args:
-        directory: Where the lock files are; one for all users of the host by default.
+        directory: Where the lock files are.
         elect: Makes an election from the path of its lock file.
     """
 
-    def __init__(self, directory: Path | None = None, elect: Callable[[Path], Leader] = Leader) -> None:
+    def __init__(self, directory: Path, elect: Callable[[Path], Leader] = Leader) -> None:
         self._directory = directory
         self._elect = elect
         self._elections: dict[str, Leader] = {}
@@ -51,7 +54,7 @@ class Voices:
 
     def _path(self, subject: str) -> Path:
         name = f"{subject}-{_container_key()}" if subject == "container" else subject
-        return self._directory / f"{name}.lock"
+        return self._directory / f"{_NOT_FOR_A_FILE.sub('_', name)}.lock"
 
     def resign(self) -> None:
         """Leave all subjects to others."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from otel_aimon.cli.receiver import Point, Receiver, Span
+from tests.support import locks
 
 APPS = Path(__file__).resolve().parent / "apps"
 BIN = Path(sys.executable).parent
@@ -33,6 +34,7 @@ def environment(endpoint: str, protocol: str = "http/protobuf", **more: str) -> 
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         "OTEL_METRIC_EXPORT_INTERVAL": "500",
         "OTEL_AIMON_TEST_RERAISE": "1",
+        "OTEL_AIMON_LOCK_DIRECTORY": locks.DIRECTORY,
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "system_metrics",
         "PYTHONPATH": str(APPS),
         **more,

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import Sampler
 
 import otel_aimon
+from tests.support import locks
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Telemetry:
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.reader = InMemoryMetricReader()
         self.meter_provider = MeterProvider(metric_readers=[self.reader])
-        self.settings = {"resources": "none", **settings}
+        self.settings = {"resources": "none", "lock_directory": locks.DIRECTORY, **settings}
 
     def __enter__(self) -> Telemetry:
         otel_aimon.instrument(
