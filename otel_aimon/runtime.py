@@ -77,6 +77,8 @@ class Runtime:
         self.processor = processor.InferenceSpanProcessor(self.recorder, self.pipeline.drain)
         self._wants_processor = False
         self.resources = ResourceMonitor(settings)
+        if self.resources.loop_lag is not None:
+            self.resources.loop_lag.install(self.recorder)
         self.shutdown_hooks = Hooks("uvicorn", self.recorder, settings)
         # Registered first: its callback drains the queue, so that a collection counts every
         # request that ended before it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from otel_aimon import semconv
 from otel_aimon.config import CONTAINER, GPU, HOST, PROCESS, RESOURCES
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
     from otel_aimon.config import Settings
+    from otel_aimon.resources.eventloop import EventLoopLag
     from otel_aimon.resources.snapshot import Snapshot
 
 _METRICS = {
@@ -41,7 +42,7 @@ class ResourceMonitor:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = monotonic) -> None:
         self._sections = tuple(section for section in RESOURCES if section in settings.resources)
-        self.loop_lag: Any = None
+        self.loop_lag = _loop_lag(settings)
         self._voices = Voices(Path(settings.lock_directory) if settings.lock_directory else DIRECTORY)
         self._observations: dict[str, list[Observation]] = {}
         self._consumers: list[Callable[[Snapshot, float], None]] = []
@@ -130,6 +131,8 @@ class ResourceMonitor:
         self.sampler.stop()
         self._voices.resign()
         self._observations = {}
+        if self.loop_lag is not None:
+            self.loop_lag.close()
 
     def before_fork(self) -> None:
         """Let a sampling end before the process forks."""
@@ -140,3 +143,14 @@ class ResourceMonitor:
         self.sampler.after_fork_in_child()
         self._voices.after_fork_in_child()
         self._observations = {}
+        if self.loop_lag is not None:
+            self.loop_lag.after_fork_in_child()
+
+
+def _loop_lag(settings: Settings) -> EventLoopLag | None:
+    if not settings.event_loop_lag or PROCESS not in settings.resources:
+        return None
+    # Imports asyncio, which an application that has no event loop need not have.
+    from otel_aimon.resources.eventloop import EventLoopLag
+
+    return EventLoopLag()

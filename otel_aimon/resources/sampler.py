@@ -251,8 +251,8 @@ class Sampler:
         ]
         snapshot = _assemble(readings)
         now = self._clock()
-        self._snapshot, self._taken_at, self.last_seconds = snapshot, now, now - began
         self._on_sample(snapshot, now)
+        self._snapshot, self._taken_at, self.last_seconds = snapshot, now, now - began
 
     def finish(self, *, final: bool = False) -> None:
         """Take one more sample, if that takes no time to speak of, so that a flush has fresh values.
