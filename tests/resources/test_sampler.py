@@ -211,7 +211,7 @@ def test_a_flush_gets_a_fresh_sample(make: Callable[..., Sampler]) -> None:
     running = make(Feed("process", "process", counting), interval=60.0)
     assert running.snapshot == Snapshot(process=ProcessReading(threads=1))
     running.finish()
-    assert running.snapshot == Snapshot(process=ProcessReading(threads=2))
+    wait_until(lambda: running.snapshot == Snapshot(process=ProcessReading(threads=2)))
 
 
 def test_a_process_that_ends_starts_no_thread(make: Callable[..., Sampler]) -> None:
@@ -222,7 +222,8 @@ def test_a_process_that_ends_starts_no_thread(make: Callable[..., Sampler]) -> N
 
     running = make(Feed("host", "host", Fixed(HOST)), interval=60.0)
     running.finish(final=True)
-    assert (running.samplings, running.snapshot) == (2, Snapshot(host=HOST))
+    wait_until(lambda: running.samplings == 2)
+    assert running.snapshot == Snapshot(host=HOST)
 
 
 def test_stopping_ends_the_threads_and_closes_the_sources(make: Callable[..., Sampler]) -> None:
