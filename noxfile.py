@@ -70,6 +70,6 @@ def oldest(session: nox.Session) -> None:
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def fast(session: nox.Session) -> None:
     """Tests without frameworks, on every supported Python."""
-    session.install(*TESTS, "amdsmi==7.0.2", "opentelemetry-configuration>=0.66b0")
+    session.install(*TESTS, "amdsmi==7.0.2", "pyzes==0.1.3", "opentelemetry-configuration>=0.66b0")
     session.install("--editable", ".")
     _pytest(session, "tests", "--ignore=tests/frameworks", "--ignore=tests/e2e", "--ignore=tests/cli")

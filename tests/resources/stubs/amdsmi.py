@@ -35,7 +35,7 @@ METRICS_LAYOUT = {
 }
 """Size of ``amdsmi_gpu_metrics_t`` and where in it the fields are that are used."""
 
-_COMMON = r"""
+LOOKUP = r"""
 #include <assert.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -43,12 +43,9 @@ _COMMON = r"""
 #include <string.h>
 #include <time.h>
 
-enum { SUCCESS = 0, INVAL = 1, NOT_SUPPORTED = 2, NOT_INIT = 32, DRIVER_NOT_LOADED = 34 };
-enum { MOST_DEVICES = 64, GENERATIONS = 16 };
-
 /* The last line of the file that fits. */
 static int lookup(const char *what, long double *value) {
-    const char *path = getenv("AIMON_STUB_AMDSMI");
+    const char *path = getenv(ANSWERS);
     FILE *file = path ? fopen(path, "r") : NULL;
     char name[256], text[64];
     int found = 0;
@@ -73,6 +70,17 @@ static long double plain(const char *what, long double otherwise) {
     return otherwise;
 }
 
+static void pause_for(long double seconds) {
+    struct timespec pause = {(time_t)seconds, (long)((seconds - (time_t)seconds) * 1e9L)};
+    if (seconds > 0) nanosleep(&pause, NULL);
+}
+"""
+"""What a library needs to find its answers in the file that the variable ``ANSWERS`` names."""
+
+_COMMON = r"""
+enum { SUCCESS = 0, INVAL = 1, NOT_SUPPORTED = 2, NOT_INIT = 32, DRIVER_NOT_LOADED = 34 };
+enum { MOST_DEVICES = 64, GENERATIONS = 16 };
+
 /* A handle is the address of a byte: of this generation, or it is stale. */
 static char handles[GENERATIONS][MOST_DEVICES];
 static int generation = -1, initialised, listed[MOST_DEVICES], listed_count;
@@ -87,9 +95,7 @@ static int outcome(const char *function, void *handle, int *device) {
     if (!initialised) return NOT_INIT;
     *device = device_of(handle);
     if (*device < 0) return INVAL;
-    long double hang = setting(function, *device, "hang", 0);
-    struct timespec pause = {(time_t)hang, (long)((hang - (time_t)hang) * 1e9L)};
-    if (hang > 0) nanosleep(&pause, NULL);
+    pause_for(setting(function, *device, "hang", 0));
     int removed = (int)setting("device", *device, "removed", 0);
     return removed ? removed : (int)(uint32_t)setting(function, *device, "status", 0);
 }
@@ -101,7 +107,7 @@ static int outcome(const char *function, void *handle, int *device) {
 #define VALUE(field, otherwise) setting(__func__, device, field, otherwise)
 
 int amdsmi_init(uint64_t flags) {
-    int status = (int)(uint32_t)plain("amdsmi_init.status", getenv("AIMON_STUB_AMDSMI") ? SUCCESS : DRIVER_NOT_LOADED);
+    int status = (int)(uint32_t)plain("amdsmi_init.status", getenv(ANSWERS) ? SUCCESS : DRIVER_NOT_LOADED);
     if (status || initialised) return status;
     initialised = 1;
     generation++;
@@ -347,19 +353,23 @@ def build(rocm: Path, *, without: str | None = None) -> Path:
     spec = find_spec("amdsmi")
     assert spec is not None and spec.origin is not None
     wrapper = Path(spec.origin).with_name("amdsmi_wrapper.py").read_text()
-    written = _COMMON + _FUNCTIONS
+    written = LOOKUP + _COMMON + _FUNCTIONS
     bound = sorted(set(re.findall(r"_libraries\['libamd_smi.so'\]\.(\w+)", wrapper)))
     others = [symbol for symbol in bound if not re.search(rf"\bint {symbol}\(", written)]
-    lines = [f"#define {name} {value}" for name, value in METRICS_LAYOUT.items()]
+    lines = [f'#define ANSWERS "{ANSWERS_VARIABLE}"']
+    lines += [f"#define {name} {value}" for name, value in METRICS_LAYOUT.items()]
     lines += [written, *(f"int {symbol}(void) {{ return NOT_SUPPORTED; }}" for symbol in others)]
     source = rocm / "amd_smi.c"
     text = "\n".join(lines) + "\n"
     source.write_text(re.sub(rf"\b{without}\(", "left_out(", text) if without else text)
     (rocm / "lib").mkdir()
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", "-O1", "-o", str(rocm / "lib" / "libamd_smi.so"), str(source)], check=True
-    )
+    compile_library(source, rocm / "lib" / "libamd_smi.so")
     return rocm
+
+
+def compile_library(source: Path, library: Path) -> None:
+    """Compile a C file."""
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source)], check=True)
 
 
 def answer(path: Path, answers: Mapping[str, float]) -> None:
