@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry.trace import SpanKind
 
 from otel_aimon.resources.energy_interval import ALONE, Interval, Load
+from otel_aimon.resources.energy_power import Powers
 from otel_aimon.resources.source import notices
 
 if TYPE_CHECKING:
@@ -37,9 +38,6 @@ MOST_WAITING_INTERVALS = 64
 MOST_INTERVAL_SECONDS = 600.0
 """After a longer time between two readings nothing is attributed."""
 
-IDLE_MEMORY_SECONDS = 300.0
-"""The lowest power is that of the last one to two times as long."""
-
 _MOST_PARTS = 1024
 _NOT_BUSY = frozenset({"idle", "iowait", "steal"})
 """Modes of CPU time in which no CPU of this host works."""
@@ -55,35 +53,15 @@ class _Part:
     tokens_per_ns: float | None
 
 
-class _LowestPower:
-    """The lowest mean power of the last minutes: what the device uses when it does nothing, at most."""
-
-    __slots__ = ("_before", "_now", "_until")
-
-    def __init__(self) -> None:
-        self._before = self._now = float("inf")
-        self._until = 0
-
-    def add(self, watts: float, now: int) -> None:
-        if now >= self._until:
-            self._before, self._now = self._now, float("inf")
-            self._until = now + int(IDLE_MEMORY_SECONDS * 1e9)
-        self._now = min(self._now, watts)
-
-    @property
-    def watts(self) -> float:
-        return min(self._before, self._now)
-
-
 class _Ledger:
     """One energy counter: its open interval, and those that wait for requests to end."""
 
-    __slots__ = ("host", "lowest", "open", "process", "reading", "waiting")
+    __slots__ = ("host", "open", "powers", "process", "reading", "waiting")
 
     def __init__(self) -> None:
         self.open: Interval | None = None
         self.waiting: deque[Interval] = deque()
-        self.lowest = _LowestPower()
+        self.powers = Powers()
         self.reading: DeviceReading | None = None
         self.process: ProcessReading | None = None
         self.host: HostReading | None = None
@@ -105,7 +83,6 @@ class _Ledger:
             known, load = self._load(now - interval.start, reading, before, snapshot)
             if known and now - interval.start <= MOST_INTERVAL_SECONDS * 1e9:
                 interval.close(now, joules, load)
-                self.lowest.add(interval.watts, now)
                 self.waiting.append(interval)
             self.begin(now, reading, snapshot)
         elif now - interval.start > MOST_INTERVAL_SECONDS * 1e9:
@@ -310,7 +287,7 @@ class EnergyAttribution:
             ledger.waiting.popleft()
             if not complete:
                 self._add_those_in_flight(ledger, interval, in_flight)
-            for series, joules in interval.attribute(ledger.lowest.watts).items():
+            for series, joules in ledger.powers.attribute(interval).items():
                 self._totals[series] = self._totals.get(series, 0.0) + joules
 
     def _add_those_in_flight(
@@ -320,7 +297,7 @@ class EnergyAttribution:
         for series, start in in_flight:
             places = self._places.get(series)
             if places is None:
-                interval.reserve(start, interval.end)
+                interval.add(None, start, interval.end, None)
             elif any(ledger in self._ledgers_by_name.get(place, ()) for place in places):
                 interval.add(series, start, interval.end, None)
 

@@ -1,11 +1,10 @@
-"""What ran on a device between two readings of its energy counter, and who is given the energy.
+"""What ran on a device between two readings of its energy counter.
 
 Times are nanoseconds on the clock of :attr:`Inference.start_ns`. The method is in ``docs/energy.md``.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,72 +16,85 @@ if TYPE_CHECKING:
 NEVER = 2**63 - 1
 """The end of an interval that has none yet."""
 
-MOST_SPANS = 256
-"""Separate spans of time that are kept exactly; beyond them the older half is a mean."""
+MOST_SPANS = 1024
+"""Requests whose times are kept exactly; of more, those that ended first are summed up."""
 
 
-class Coverage:
-    """The time in which at least one request ran, however many ran at once.
+class Timeline:
+    """How long each series had a device that shares its time evenly among the requests on it.
 
     Args:
-        start: Where it begins to look.
+        start: Where it begins.
     """
 
-    __slots__ = ("_begins", "_ends", "_folded", "_folded_until", "_start")
+    __slots__ = ("_folded", "_folded_ns", "_folded_until", "_spans", "_start")
 
     def __init__(self, start: int) -> None:
         self._start = start
-        self._begins: list[int] = []
-        self._ends: list[int] = []
+        self._spans: list[tuple[int, int, Series | None]] = []
         self._folded_until = start
-        self._folded = 0.0
+        self._folded: dict[Series | None, float] = {}
+        self._folded_ns = 0.0
 
-    def add(self, begin: int, end: int) -> None:
-        """Cover the time from ``begin``, not before the start, to ``end``."""
+    def add(self, series: Series | None, begin: int, end: int) -> None:
+        """Note a request from ``begin``, not before the start, to ``end``."""
         if begin < self._folded_until:
-            self._add_to_folded(begin, min(end, self._folded_until))
+            self._add_to_folded(series, min(end, self._folded_until) - begin)
             begin = self._folded_until
             if end <= begin:
                 return
-        begins, ends = self._begins, self._ends
-        # Requests come nearly in the order of their ends, so the last span is nearly always the one.
-        if not ends or begin > ends[-1]:
-            begins.append(begin)
-            ends.append(end)
-            if len(ends) > MOST_SPANS:
-                self._fold()
-        elif begin >= begins[-1]:
-            ends[-1] = max(end, ends[-1])
-        else:
-            self._merge(begin, end)
-
-    def _merge(self, begin: int, end: int) -> None:
-        begins, ends = self._begins, self._ends
-        first, beyond = bisect_left(ends, begin), bisect_right(begins, end)
-        if first < beyond:
-            begin, end = min(begin, begins[first]), max(end, ends[beyond - 1])
-        begins[first:beyond] = [begin]
-        ends[first:beyond] = [end]
-        if len(ends) > MOST_SPANS:
+        self._spans.append((begin, end, series))
+        if len(self._spans) > MOST_SPANS:
             self._fold()
 
     def _fold(self) -> None:
-        half = MOST_SPANS // 2
-        self._folded += sum(self._ends[:half]) - sum(self._begins[:half])
-        self._folded_until = self._ends[half - 1]
-        del self._begins[:half], self._ends[:half]
+        until = sorted(end for _, end, _ in self._spans)[len(self._spans) // 2]
+        for series, nanoseconds in _shares(self._spans, until).items():
+            self._folded[series] = self._folded.get(series, 0.0) + nanoseconds
+        self._folded_ns += sum(max(min(end, until) - begin, 0) for begin, end, _ in self._spans)
+        self._spans = [(max(begin, until), end, series) for begin, end, series in self._spans if end > until]
+        self._folded_until = until
 
-    def _add_to_folded(self, begin: int, end: int) -> None:
-        # What is covered there already is taken as spread evenly.
-        free = 1.0 - self._folded / (self._folded_until - self._start)
-        self._folded += free * (end - begin)
+    def _add_to_folded(self, series: Series | None, nanoseconds: int) -> None:
+        """A request that came late: what ran there already is taken as spread evenly."""
+        length = self._folded_until - self._start
+        covered = sum(self._folded.values())
+        part = nanoseconds / length
+        taken = part / (self._folded_ns / covered + 1.0) if covered else 0.0
+        for other in self._folded:
+            self._folded[other] *= 1.0 - taken
+        gained = part * (length - covered) + taken * covered
+        self._folded[series] = self._folded.get(series, 0.0) + gained
+        self._folded_ns += nanoseconds
 
-    def until(self, end: int) -> float:
-        """Nanoseconds that are covered before ``end``."""
-        covered = min(self._folded, end - self._start)
-        for begin, end_ in zip(self._begins, self._ends, strict=True):
-            covered += max(min(end_, end) - begin, 0)
-        return covered
+    def until(self, end: int) -> dict[Series | None, float]:
+        """Nanoseconds by series before ``end``; together the time in which anything ran."""
+        shares = dict(self._folded)
+        for series, nanoseconds in _shares(self._spans, end).items():
+            shares[series] = shares.get(series, 0.0) + nanoseconds
+        return shares
+
+
+def _shares(spans: Iterable[tuple[int, int, Series | None]], until: int) -> dict[Series | None, float]:
+    """Sweep over the starts and ends; between two of them the time is shared evenly."""
+    changes: list[tuple[int, int, Series | None]] = []
+    for begin, end, series in spans:
+        if begin < until:
+            changes.append((begin, 1, series))
+            changes.append((min(end, until), -1, series))
+    changes.sort(key=lambda change: change[0])
+    shares: dict[Series | None, float] = {}
+    running: dict[Series | None, int] = {}
+    count = before = 0
+    for now, change, series in changes:
+        if count and now > before:
+            for other, number in running.items():
+                if number:
+                    shares[other] = shares.get(other, 0.0) + (now - before) * number / count
+        before = now
+        running[series] = running.get(series, 0) + change
+        count += change
+    return shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +114,21 @@ ALONE = None
 """In place of a :class:`Load`: nobody else uses the device."""
 
 
-class _Weight:
-    """What one series did in an interval."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """Who had a device for which share of an interval; together 1.
 
-    __slots__ = ("nanoseconds", "tokens")
+    Attributes:
+        series: Requests of this process.
+        idle: Nobody.
+        others: Other processes.
+        unknown: Requests that may have run here, or elsewhere.
+    """
 
-    def __init__(self) -> None:
-        self.nanoseconds = 0
-        self.tokens: float | None = 0.0
+    series: dict[Series, float]
+    idle: float
+    others: float
+    unknown: float
 
 
 class Interval:
@@ -119,18 +138,17 @@ class Interval:
         start: The first reading.
     """
 
-    __slots__ = ("_coverage", "_reserved", "_weights", "closed", "end", "joules", "load", "start")
+    __slots__ = ("_load", "_timeline", "_tokens", "closed", "end", "joules", "start")
 
     def __init__(self, start: int) -> None:
         self.start = start
         self.end = NEVER
         self.joules = 0.0
-        self.load: Load | None = ALONE
         self.closed: int | None = None
         """Since when every request that overlaps it is known to have ended."""
-        self._coverage = Coverage(start)
-        self._weights: dict[Series, _Weight] = {}
-        self._reserved = 0
+        self._load: Load | None = ALONE
+        self._timeline = Timeline(start)
+        self._tokens: dict[Series, float | None] = {}
 
     def close(self, end: int, joules: float, load: Load | None) -> None:
         """Take the second reading.
@@ -140,82 +158,64 @@ class Interval:
             joules: What the counter counted in between.
             load: Of a shared device; :data:`ALONE` otherwise.
         """
-        self.end, self.joules, self.load = end, joules, load
+        self.end, self.joules, self._load = end, joules, load
 
-    def add(self, series: Series, begin: int, end: int, tokens_per_ns: float | None) -> None:
+    def add(self, series: Series | None, begin: int, end: int, tokens_per_ns: float | None) -> None:
         """Count what a request did in the interval.
 
         Args:
-            series: Of the request.
+            series: Of the request; None where it may not have run here at all.
             begin: Its start, perhaps before the interval.
             end: Its end, perhaps after the interval.
             tokens_per_ns: None where its tokens are not known.
         """
-        begin, end = self._within(begin, end)
+        begin, end = max(begin, self.start), min(end, self.end)
         if begin >= end:
             return
-        self._coverage.add(begin, end)
-        weight = self._weights.get(series)
-        if weight is None:
-            weight = self._weights[series] = _Weight()
-        weight.nanoseconds += end - begin
-        if tokens_per_ns is None:
-            weight.tokens = None
-        elif weight.tokens is not None:
-            weight.tokens += tokens_per_ns * (end - begin)
-
-    def reserve(self, begin: int, end: int) -> None:
-        """Withhold the share of a request of which nobody knows on which device it runs."""
-        begin, end = self._within(begin, end)
-        self._reserved += max(end - begin, 0)
-
-    def _within(self, begin: int, end: int) -> tuple[int, int]:
-        return max(begin, self.start), min(end, self.end)
+        self._timeline.add(series, begin, end)
+        if series is None:
+            return
+        known = self._tokens.get(series, 0.0)
+        self._tokens[series] = (
+            None if known is None or tokens_per_ns is None else known + tokens_per_ns * (end - begin)
+        )
 
     @property
     def watts(self) -> float:
         """Mean power of a closed interval."""
         return self.joules / (self.end - self.start) * 1e9
 
-    def attribute(self, lowest_watts: float) -> dict[Series, float]:
-        """Joules by series, of a closed interval.
-
-        Args:
-            lowest_watts: The lowest mean power that was seen on the device lately.
-        """
-        joules = self._attributable(min(lowest_watts, self.watts))
-        total = sum(weight.nanoseconds for weight in self._weights.values()) + self._reserved
-        shares: dict[Series, float] = {}
-        for weights in self._by_model():
-            nanoseconds = sum(weight.nanoseconds for weight in weights.values())
-            for series, share in _within_model(weights):
-                shares[series] = joules * nanoseconds / total * share
-        return shares
-
-    def _attributable(self, idle_watts: float) -> float:
+    def use(self) -> Use:
+        """Who had the device for how long, in a closed interval."""
         length = self.end - self.start
-        covered = min(self._coverage.until(self.end) / length, 1.0)
-        busy, ours = covered, 1.0
-        if self.load is not None:
+        times = {series: min(ns / length, 1.0) for series, ns in self._timeline.until(self.end).items()}
+        covered = sum(times.values())
+        busy = ours = min(covered, 1.0)
+        if self._load is not None:
+            busy = min(self._load.total, 1.0)
             # Nothing of ours used it outside of our requests.
-            busy = min(self.load.total, 1.0)
-            ours = min(self.load.ours, covered, busy) / busy if busy > 0.0 else 0.0
-        if not covered:
-            return 0.0
-        return max(self.joules - idle_watts * length / 1e9 * (1.0 - busy), 0.0) * ours
+            ours = min(self._load.ours, covered, busy)
+        scale = ours / covered if covered else 0.0
+        unknown = scale * times.pop(None, 0.0)
+        series = {one: scale * time for one, time in times.items() if one is not None and time}
+        return Use(
+            series=self._by_tokens(series),
+            idle=1.0 - busy,
+            others=busy - ours if covered else busy,
+            unknown=unknown,
+        )
 
-    def _by_model(self) -> Iterable[dict[Series, _Weight]]:
-        models: dict[str, dict[Series, _Weight]] = {}
-        for series, weight in self._weights.items():
-            models.setdefault(series.model, {})[series] = weight
-        return models.values()
-
-
-def _within_model(weights: dict[Series, _Weight]) -> Iterable[tuple[Series, float]]:
-    """Shares of the series of one model: by tokens where all are known, else by time."""
-    tokens = [weight.tokens for weight in weights.values()]
-    known = [count for count in tokens if count is not None]
-    if len(known) == len(tokens) and all(known):
-        return zip(weights, [count / sum(known) for count in known], strict=True)
-    total = sum(weight.nanoseconds for weight in weights.values())
-    return [(series, weight.nanoseconds / total) for series, weight in weights.items()]
+    def _by_tokens(self, times: dict[Series, float]) -> dict[Series, float]:
+        """Share the time of a model anew by tokens, where all of its requests have them."""
+        models: dict[str, list[Series]] = {}
+        for series in times:
+            models.setdefault(series.model, []).append(series)
+        shared: dict[Series, float] = {}
+        for members in models.values():
+            tokens = [count for one in members if (count := self._tokens[one])]
+            time = sum(times[one] for one in members)
+            for one in members:
+                count = self._tokens[one]
+                by_tokens = len(tokens) == len(members) and count is not None
+                shared[one] = time * count / sum(tokens) if by_tokens and count else times[one]
+        return shared

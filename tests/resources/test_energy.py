@@ -112,50 +112,66 @@ def test_a_request_that_fills_the_interval_gets_all_of_it(house: House) -> None:
     assert house.joules() == {"m": 2000.0}
 
 
-def test_what_the_device_used_when_nothing_ran_is_nobodys(house: House) -> None:
-    house.read(0, gpu(0.0))
-    house.read(10, gpu(500.0))
-    house.ran(12, 14)
-    # 50 W idle for 8 s, 300 W for 2 s.
-    house.read(20, gpu(1500.0))
-    assert house.joules() == {"m": pytest.approx(600.0)}
-
-
-def test_where_idle_power_was_never_seen_the_busy_share_of_the_time_counts(house: House) -> None:
+def test_before_anything_is_learned_it_is_the_busy_share_of_the_time(house: House) -> None:
     house.read(0, gpu(0.0))
     house.ran(2, 4)
     house.read(10, gpu(1000.0))
     assert house.joules() == {"m": pytest.approx(200.0)}
 
 
-def test_idle_power_is_forgotten_in_time(house: House) -> None:
-    house.read(0, gpu(0.0))
-    house.read(10, gpu(100.0))
-    joules = 100.0
-    for now in range(20, 2 * int(energy.IDLE_MEMORY_SECONDS) + 40, 10):
-        joules += 1000.0
-        house.read(now, gpu(joules))
-    house.ran(now, now + 1)
-    house.read(now + 10, gpu(joules + 1000.0))
-    assert house.joules() == {"m": pytest.approx(100.0)}
+def learned(house: House, watts: dict[str, float], until: int, idle: float = 50.0, begin: int = 0) -> float:
+    """Ten-second intervals in which each model runs alone for a time that varies; returns what a counter shows."""
+    joules = 1.0
+    house.read(begin, gpu(joules))
+    for number, now in enumerate(range(begin, until, 10)):
+        at, free = float(now), 10.0
+        for place, (model, power) in enumerate(watts.items()):
+            seconds = (number * (place + 1)) % 4
+            house.ran(at, at + seconds, model=model)
+            at, free = at + seconds, free - seconds
+            joules += power * seconds
+        joules += idle * free
+        house.read(now + 10, gpu(joules))
+    return joules
 
 
-def test_requests_at_the_same_time_share_by_their_time(house: House) -> None:
+def test_the_power_of_each_model_and_of_doing_nothing_is_learned(house: House) -> None:
+    joules = learned(house, {"light": 150.0, "heavy": 600.0}, 1000)
+    before = house.joules()
+    house.ran(1000, 1004, model="light")
+    house.ran(1004, 1008, model="heavy")
+    house.read(1010, gpu(joules + 4 * 150.0 + 4 * 600.0 + 2 * 50.0))
+    gained = {model: total - before[model] for model, total in house.joules().items()}
+    assert gained == {"light": pytest.approx(600.0, rel=0.03), "heavy": pytest.approx(2400.0, rel=0.03)}
+
+
+def test_it_follows_a_power_that_changes(house: House) -> None:
+    learned(house, {"m": 600.0}, 2000)
+    house.energy._ledgers["GPU-0"].open = None
+    joules = learned(house, {"m": 150.0}, 4000, begin=2000)
+    before = house.joules()["m"]
+    house.ran(4000, 4005)
+    house.read(4010, gpu(joules + 5 * 150.0 + 5 * 50.0))
+    assert house.joules()["m"] - before == pytest.approx(750.0, rel=0.03)
+
+
+def test_requests_at_the_same_time_share_it_evenly(house: House) -> None:
     house.read(0, gpu(0.0))
-    house.ran(0, 10, model="a")
+    house.ran(0, 5, model="a")
     house.ran(0, 10, model="a")
     house.ran(0, 10, model="b")
     house.ran(5, 10, model="c")
-    house.read(10, gpu(700.0))
-    assert house.joules() == pytest.approx({"a": 400.0, "b": 200.0, "c": 100.0})
+    house.read(10, gpu(600.0))
+    # First two of a and one of b, then one of each.
+    assert house.joules() == pytest.approx({"a": 200.0 + 100.0, "b": 100.0 + 100.0, "c": 100.0})
 
 
 def test_time_in_a_queue_is_not_time_on_the_device(house: House) -> None:
     house.read(0, gpu(0.0))
     house.ran(0, 10, model="a")
     house.ran(0, 10, model="b", queue_ns=5 * SECOND)
-    house.read(10, gpu(900.0))
-    assert house.joules() == pytest.approx({"a": 600.0, "b": 300.0})
+    house.read(10, gpu(1000.0))
+    assert house.joules() == pytest.approx({"a": 750.0, "b": 250.0})
 
 
 def test_operations_of_one_model_share_by_their_tokens(house: House) -> None:
@@ -216,7 +232,7 @@ def test_stages_tell_for_a_request_that_does_not_know_its_device(house: House) -
     house.ran(4, 10, "cuda:0", model="other")
     house.energy.consume(request)
     house.read(10, gpu(1000.0), gpu(1000.0, id_="GPU-1", ordinals=("cuda:1",)))
-    # All of the first device is covered, by both; 6 of 10 seconds of the second one.
+    # One after the other on the first device; 6 of 10 seconds of the second one.
     assert house.joules() == pytest.approx({"app": 400.0 + 600.0, "other": 600.0})
 
 
@@ -272,22 +288,22 @@ def test_a_long_request_counts_where_its_series_ran_before(house: House) -> None
     house.read(0, gpu(0.0))
     house.ran(0, 10, model="long")
     house.ran(0, 10, "cpu", model="elsewhere")
-    house.read(10, gpu(100.0))
-    assert house.joules() == {"long": 100.0}
+    house.read(10, gpu(200.0))
+    assert house.joules() == {"long": 200.0}
     house.started(10, "long")
     house.started(10, "elsewhere")
     house.ran(10, 20, model="short")
-    house.read(20, gpu(300.0))
-    house.read(79, gpu(900.0))
-    assert house.joules() == {"long": 100.0}
-    house.read(80, gpu(901.0))
-    assert house.joules() == pytest.approx({"long": 200.0, "short": 100.0})
+    house.read(20, gpu(400.0))
+    house.read(79, gpu(1000.0))
+    assert house.joules() == {"long": 200.0}
+    house.read(80, gpu(1001.0))
+    assert house.joules() == pytest.approx({"long": 300.0, "short": 100.0})
     # It ends at last, and what was settled is not settled again.
     house.series("long").active.clear()
     house.series("elsewhere").active.clear()
     house.ran(10, 80, model="long")
-    house.read(90, gpu(902.0))
-    assert house.joules() == pytest.approx({"long": 801.0, "short": 100.0})
+    house.read(90, gpu(1002.0))
+    assert house.joules() == pytest.approx({"long": 901.0, "short": 100.0})
 
 
 def test_the_share_of_a_long_request_that_nobody_knows_is_nobodys(house: House) -> None:
@@ -369,11 +385,9 @@ def test_a_shared_device_is_shared_by_utilisation(
     house: House, processes: int | None, seen: int | None
 ) -> None:
     house.read(0, gpu(0.0))
-    house.read(10, gpu(1000.0, processes=processes, ours=0.0, general=0.0))
-    house.ran(10, 20)
-    house.read(20, gpu(3000.0, processes=processes, ours=0.2, general=0.8))
-    # 2000 J, of which 100 W for a fifth of the time are idle; a quarter of the rest is ours.
-    assert house.joules() == {"m": pytest.approx((2000.0 - 200.0) / 4)}
+    house.ran(0, 10)
+    house.read(10, gpu(2000.0, processes=processes, ours=0.2, general=0.8))
+    assert house.joules() == {"m": pytest.approx(400.0)}
 
 
 def test_no_more_of_a_shared_device_than_our_requests_could_use(house: House) -> None:
@@ -414,7 +428,7 @@ def test_packages_feed_requests_on_the_cpu_by_the_share_of_this_process(house: H
         0, package(0.0), package(0.0, "package-1"), gpu(0.0), process=process(5.0), host=host(100.0, 0.0)
     )
     house.ran(0, 10, "cpu")
-    # 20 of 40 CPU seconds were busy, 5 of them ours. No idle power is known, so half of the energy is idle.
+    # 20 of 40 CPU seconds were busy, 5 of them ours.
     house.read(
         10,
         package(800.0),
@@ -423,7 +437,7 @@ def test_packages_feed_requests_on_the_cpu_by_the_share_of_this_process(house: H
         process=process(10.0),
         host=host(120.0, 20.0),
     )
-    assert house.joules() == {"m": pytest.approx((400.0 + 200.0) / 4)}
+    assert house.joules() == {"m": pytest.approx((800.0 + 400.0) / 8)}
 
 
 @pytest.mark.parametrize(
