@@ -390,15 +390,14 @@ def _value_lines(points: Sequence[Point]) -> list[str]:
     for heading, point in _with_headings(points):
         value = quantity(point.value, point.unit)
         model, others = _model(point), _others(point)
-        if heading and not model:
-            rows.append((heading, value))
-            continue
-        if heading:
-            rows.append((heading, ""))
         labelled = f"{others}: {value}" if others else value
         if (point.metric, model) == above:
             rows[-1] = (rows[-1][0], f"{rows[-1][1]}, {labelled}")
+        elif not model:
+            rows.append((heading, labelled))
         else:
+            if heading:
+                rows.append((heading, ""))
             rows.append((_cut(f"  {model}", _LABEL), labelled))
         above = (point.metric, model)
     return _table(rows, numbers_from=len(rows[0]))
@@ -408,7 +407,7 @@ def _with_headings(points: Iterable[Point]) -> Iterator[tuple[str, Point]]:
     """Each point, the first of each metric with the metric's name and unit."""
     above = None
     for point in points:
-        unit = "" if point.unit in {"1", "s"} else f" ({point.unit.replace('{', '').replace('}', '')})"
+        unit = "" if point.unit in {"1", "s", "By"} else f" ({point.unit.replace('{', '').replace('}', '')})"
         yield ("" if point.metric == above else point.metric + unit), point
         above = point.metric
 
@@ -469,10 +468,23 @@ def seconds(value: float | None) -> str:
 
 
 def quantity(value: float | None, unit: str) -> str:
-    """A metric's value; seconds with the unit that suits them."""
+    """A metric's value; seconds and bytes with the unit that suits them."""
     if value is None:
         return "-"
+    if unit in _BYTES:
+        return _scaled_bytes(value)
     return seconds(value) if unit == "s" else _digits(value)
+
+
+_BYTES = ("By", "By/s")
+
+
+def _scaled_bytes(value: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{_digits(value)} {unit}"
+        value /= 1024
+    return f"{_digits(value)} TiB"
 
 
 def _digits(value: float) -> str:

@@ -153,6 +153,8 @@ class TestNumbers:
 
     def test_other_units(self) -> None:
         assert (quantity(3.0, "{item}"), quantity(0.12345, "1"), quantity(None, "s")) == ("3", "0.123", "-")
+        sizes = [quantity(value, "By") for value in (0, 1023, 1536, 5 * 2**30, 3 * 2**50)]
+        assert sizes == ["0 B", "1023 B", "1.5 KiB", "5 GiB", "3072 TiB"]
 
     def test_the_bucket_of_a_quantile(self) -> None:
         point = replace(duration(0), count=10, bounds=(1.0, 2.0, 5.0), bucket_counts=(5, 4, 0, 1))
