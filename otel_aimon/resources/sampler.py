@@ -60,14 +60,16 @@ class Feed:
         except UnavailableError as unavailable:
             self.available = False
             self._retry_at = now + unavailable.retry
-            notices.say(f"source {self.name}", unavailable.level, "otel-aimon: %s", unavailable)
+            notices.say(
+                f"source {self.name}: {unavailable}", unavailable.level, "otel-aimon: %s", unavailable
+            )
             return None
         except Exception as error:
             self.available = False
             swallow(error, f"the sampling of {self.name}")
             return None
         if not self.available:
-            notices.forget(f"source {self.name}")
+            notices.forget(f"source {self.name}: ")
         self.available = True
         return reading
 
