@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import NoOpTracer, SpanKind
 
+from otel_aimon.core import instruments
 from otel_aimon.core.inference import Inference
 from otel_aimon.core.layers import Layer
 from otel_aimon.core.recorder import Recorder
@@ -62,12 +65,9 @@ class House:
     now: float = 0.0
 
     def __post_init__(self) -> None:
-        self.energy = self.attribution(delay=0.0)
-
-    def attribution(self, delay: float) -> EnergyAttribution:
-        return EnergyAttribution(
+        self.energy = EnergyAttribution(
             lambda: list(self.recorder.series_by_key.values()),
-            delay=delay,
+            queue_seconds=-energy.DELAY_SECONDS,
             clock=lambda: int(self.now * SECOND),
         )
 
@@ -275,7 +275,7 @@ def test_a_request_over_several_intervals_counts_in_each(house: House) -> None:
 
 def test_an_interval_waits_for_what_is_on_its_way_through_the_queue() -> None:
     house = House()
-    house.energy = house.attribution(delay=2.0)
+    house.energy._delay = 2 * SECOND
     house.read(0, gpu(0.0))
     house.read(10, gpu(100.0))
     house.read(11, gpu(110.0))
@@ -497,6 +497,23 @@ def test_a_child_forgets_what_the_parent_used(house: House) -> None:
     house.ran(20, 30)
     house.read(30, gpu(250.0))
     assert house.joules() == {"m": 50.0}
+
+
+def test_the_metric_of_what_was_attributed(house: House) -> None:
+    reader = InMemoryMetricReader()
+    house.energy.register(MeterProvider([reader], shutdown_on_exit=False).get_meter("otel_aimon"))
+    house.read(0, gpu(0.0))
+    house.ran(0, 10)
+    house.read(10, gpu(100.0))
+    data = reader.get_metrics_data()
+    instruments.stop_observing()
+    assert data is not None
+    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+    found: Any = metric.data
+    assert (metric.name, metric.unit, found.is_monotonic) == ("aimon.inference.energy", "J", True)
+    assert [(point.value, point.attributes) for point in found.data_points] == [
+        (100.0, house.series().attributes)
+    ]
 
 
 spans = st.lists(
