@@ -276,7 +276,7 @@ with open({str(tmp_path / "file")!r}, "wb") as file:
     file.write(bytes({50 * MIB}))
     file.flush()
     os.fsync(file.fileno())
-show(dict(before=before, after=read(), in_memory=in_memory()))
+    show(dict(before=before, after=read(), in_memory=in_memory()))
 """
     (shown,) = work(GROUPS + script, sandbox)
     if shown["in_memory"] > 40 * MIB:
