@@ -125,8 +125,9 @@ class Counting(Fixed):
     """A device whose energy counter moves on with each reading."""
 
     def read(self) -> Any:
-        self.reading = replace(self.reading, energy=self.reading.energy + 1.0)
-        return (self.reading,)
+        now = self.reading
+        self.reading = replace(now, energy=now.energy + 1.0)
+        return (now,)
 
 
 def read_everything(monitor: ResourceMonitor) -> None:
