@@ -443,18 +443,20 @@ def test_packages_feed_requests_on_the_cpu_by_the_share_of_this_process(house: H
 @pytest.mark.parametrize(
     "missing",
     [
-        {"process": None},
-        {"host": None},
-        {"process": ProcessReading(cpu_user=1.0)},
-        {"host": HostReading(cpus=4)},
-        {"host": HostReading(cpu_times={"user": 100.0, "idle": 1.0})},
+        pytest.param({"process": lambda: None}, id="no process"),
+        pytest.param({"host": lambda: None}, id="no host"),
+        pytest.param({"process": lambda: ProcessReading(cpu_user=1.0)}, id="no time in the kernel"),
+        pytest.param({"host": lambda: HostReading(cpus=4)}, id="no times of the host"),
+        pytest.param(
+            {"host": lambda: HostReading(cpu_times={"user": 1.0, "idle": 1.0})}, id="no number of CPUs"
+        ),
     ],
-    ids=str,
 )
 def test_a_cpu_share_that_is_not_known_is_absent(house: House, missing: dict[str, Any]) -> None:
     for now in range(0, 40, 10):
         house.ran(0, now, "cpu")
-        more = {"process": process(now / 2), "host": host(float(now), float(now)), **missing}
+        more: dict[str, Any] = {"process": process(now / 2), "host": host(float(now), float(now))}
+        more |= {name: read() for name, read in missing.items()}
         house.read(now, package(100.0 * now), **more)
     assert house.joules() == {}
 
