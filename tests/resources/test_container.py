@@ -130,6 +130,9 @@ RECORDED = {
 }
 NOT_TO_BE_SEEN = ("v2_root", "hybrid_root", "v2_elsewhere")
 
+POD = (
+    "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0b9f3c52_6d1e_4c83_9a57_2f8e41d7c605.slice"
+)
 CLOCK_STEP = 2.0
 
 
@@ -238,13 +241,24 @@ def test_counters_that_start_again_give_no_share(tmp_path: Path, clock: Clock) -
 
 def test_the_use_of_two_groups_is_not_compared(tmp_path: Path, clock: Clock) -> None:
     source = source_of("v2_kubernetes", tmp_path, clock)
-    assert source.read().cpu_limit == 0.4
-    clock.move()
-    pod = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0b9f3c52_6d1e_4c83_9a57_2f8e41d7c605.slice"
-    write(tmp_path, f"{pod}/cpu.max", "max 100000\n")
+    write(tmp_path, f"{POD}/cpu.max", "max 100000\n")
     reading = source.read()
-    # The container's own quota is the tightest now.
-    assert (reading.cpu_limit, reading.cpu_time, reading.cpu_share) == (0.6, 1.06, None)
+    # The container's own quota.
+    assert (reading.cpu_limit, reading.cpu_time) == (0.6, 1.06)
+    clock.move()
+    write(tmp_path, f"{POD}/cpu.max", "40000 100000\n")
+    reading = source.read()
+    # The pod's is tighter; the pod has used more all along.
+    assert (reading.cpu_limit, reading.cpu_time) == (0.4, 1.66)
+    assert (reading.cpu_share, reading.throttled_share) == (None, None)
+
+
+def test_kills_are_those_of_the_own_group(tmp_path: Path) -> None:
+    source = source_of("v2_kubernetes", tmp_path)
+    write(tmp_path, f"{POD}/memory.events", "oom_kill 5\n")
+    write(tmp_path, f"{POD}/cri-containerd-{CONTAINER}.scope/memory.events", "oom_kill 2\n")
+    reading = source.read()
+    assert (reading.memory_limit, reading.out_of_memory_kills) == (128 * MIB, 2)
 
 
 def test_a_fork_starts_from_zero(tmp_path: Path, clock: Clock) -> None:
@@ -293,6 +307,17 @@ def test_groups_that_vanish_are_read_again_when_they_are_back(tmp_path: Path, cl
     assert source.read() == RECORDED["v2_docker"]
 
 
+def test_groups_that_are_mounted_elsewhere_are_found_again(tmp_path: Path) -> None:
+    source = source_of("v2_docker", tmp_path)
+    source.read()
+    (tmp_path / "sys/fs/cgroup").rename(tmp_path / "cgroup2")
+    mounts = tmp_path / "proc/self/mountinfo"
+    mounts.write_text(mounts.read_text().replace("/sys/fs/cgroup", "/cgroup2"))
+    with pytest.raises(UnavailableError, match="the control groups of the process tell nothing"):
+        source.read()
+    assert source.read() == RECORDED["v2_docker"]
+
+
 def test_nothing_may_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of("v2_docker", tmp_path)
 
@@ -317,6 +342,30 @@ def test_memory_high_and_max_on_one_group(tmp_path: Path) -> None:
     write(tmp_path, "memory.max", "max\n")
     write(tmp_path, "memory.high", "max\n")
     assert source.read().memory_limit is None
+
+
+def test_version_1_without_limits(tmp_path: Path) -> None:
+    source = source_of("v1_docker", tmp_path)
+    write(tmp_path, "cpu/cpu.cfs_quota_us", "-1\n")
+    write(tmp_path, "memory/memory.limit_in_bytes", "9223372036854771712\n")
+    assert source.read() == dataclasses.replace(RECORDED["v1_docker"], cpu_limit=None, memory_limit=None)
+
+
+def test_a_cache_that_shrank_between_two_files(tmp_path: Path) -> None:
+    source = source_of("v2_docker", tmp_path)
+    write(tmp_path, "memory.current", "4096\n")
+    reading = source.read()
+    assert (reading.memory_used, reading.memory_working_set) == (4096, 0)
+
+
+def test_a_path_that_leads_out_of_the_mount(tmp_path: Path) -> None:
+    source = source_of("v2_elsewhere", tmp_path)
+    outside = tmp_path / "sys/fs/other.service"
+    outside.mkdir()
+    for name in ("cgroup.controllers", "cgroup.events", "cpu.stat", "memory.stat"):
+        shutil.copy(tmp_path / "sys/fs/cgroup" / name, outside)
+    with pytest.raises(UnavailableError):
+        source.read()
 
 
 def test_controllers_that_share_a_hierarchy(tmp_path: Path) -> None:

@@ -217,6 +217,8 @@ def test_a_descriptor_that_the_application_took_over_is_left_alone(lock: Path, t
         os.dup2(own.fileno(), leader._file)
         number = leader._file
         assert leader.leads()
+        # By a lock that it took anew, as the first one went with the descriptor.
+        assert not Leader(lock).leads()
         leader.resign()
         os.write(number, b"still open")
         os.close(number)
@@ -305,6 +307,11 @@ def test_a_lock_that_becomes_usable_is_used(tmp_path: Path, caplog: pytest.LogCa
     assert not second.leads()
     assert len(notices_of(caplog)) == 1
     first.resign()
+    shutil.rmtree(directory)
+    directory.touch()
+    assert first.leads() and second.leads()
+    # It was well in between.
+    assert len(notices_of(caplog)) == 2
 
 
 def link(path: Path) -> None:
