@@ -226,15 +226,16 @@ def test_a_descriptor_that_the_application_took_over_is_left_alone(lock: Path, t
 
 
 def test_a_descriptor_that_the_application_closed_costs_the_lead_only(lock: Path) -> None:
-    first, second = Leader(lock), Leader(lock)
-    assert first.leads()
-    assert first._file is not None
-    os.close(first._file)
-    assert second.leads()
-    assert not first.leads()
-    second.resign()
-    assert first.leads()
-    first.resign()
+    leader, other = Leader(lock), Candidate(lock)
+    assert leader.leads()
+    assert leader._file is not None
+    os.close(leader._file)
+    assert other.leads()
+    assert not leader.leads()
+    other.kill()
+    assert leader.leads()
+    leader.resign()
+    other.end()
 
 
 def test_what_is_made_is_open_to_all_users(lock: Path) -> None:
