@@ -46,7 +46,7 @@ class NotSeenError(Exception):
     """A part is asked for that failed, or that has its turn later."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Seen:
     """What has been seen so far. A part that failed is missing.
 

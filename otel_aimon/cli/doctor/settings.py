@@ -129,7 +129,7 @@ def disabled(seen: Seen, entry_point: str) -> str | None:
         return DISABLED_VARIABLE
     with captured():
         sections = declarative_sections(seen.environ)
-        if entry_point in sections and not enabled_by_file(entry_point):
+        if entry_point in sections and not enabled_by_file(entry_point, seen.environ):
             return f"enabled: false in the file of {_CONFIG_FILE}"
     return None
 
