@@ -67,6 +67,9 @@ def _merged(shapes: list[Any]) -> Any:
     if all(isinstance(each, dict) for each in shapes):
         assert len({tuple(each) for each in shapes}) == 1, "items differ in their keys"
         return {key: _merged([each[key] for each in shapes]) for key in shapes[0]}
+    if all(isinstance(each, list) for each in shapes):
+        items = [item for each in shapes for item in each]
+        return [_merged(items)] if items else []
     names = sorted(
         {name for each in shapes for name in str(each).split(" | ")}, key=lambda name: name == "None"
     )
