@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,3 +67,32 @@ def table(rows: Sequence[tuple[str, ...]], *, numbers_from: int, numbers_to: int
         )
         lines.append(cut("  ".join(cells).rstrip(), WIDTH - 2))
     return lines
+
+
+def wrapped_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Aligned lines of words; the last column is wrapped where it is too long."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    indent = " " * sum(width + 2 for width in widths)
+    lines: list[str] = []
+    for row in rows:
+        head = "".join(f"{cell.ljust(width)}  " for cell, width in zip(row, widths, strict=False))
+        lines += wrapped(row[-1], head, indent) or [head.rstrip()]
+    return lines
+
+
+def wrapped(text: str, head: str = "", indent: str = "") -> list[str]:
+    """Lines of whole words, so that paths and commands can be copied.
+
+    Args:
+        text: What is wrapped.
+        head: Before its first line.
+        indent: Before the others.
+    """
+    return textwrap.wrap(
+        text,
+        WIDTH - 2,
+        initial_indent=head,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_aimon.cli.doctor.findings import Part, Seen
 from otel_aimon.cli.doctor.settings import captured, resolved
-from otel_aimon.cli.text import cut, quantity, table
+from otel_aimon.cli.text import cut, quantity, table, wrapped_table
 from otel_aimon.config import RESOURCES
 from otel_aimon.resources import points
 from otel_aimon.resources.leader import DIRECTORY
@@ -237,8 +237,8 @@ def tell(found: Resources) -> list[str]:
     rows += [_device_row(device) for device in found.devices]
     lines += ["", *(table(rows, numbers_from=3, numbers_to=7) if found.devices else ["no devices"]), ""]
     states = [("source", "state", "why")]
-    states += [(each.name, _STATES[each.available], cut(each.why or "", 200)) for each in found.sources]
-    return [*lines, *table(states, numbers_from=3)]
+    states += [(each.name, _STATES[each.available], each.why or "") for each in found.sources]
+    return [*lines, *wrapped_table(states)]
 
 
 _STATES = {True: "available", False: "nothing to read", None: "not asked"}

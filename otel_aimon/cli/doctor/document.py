@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from otel_aimon.cli.doctor.findings import SEVERITIES, Part, Problem
-from otel_aimon.cli.text import WIDTH
+from otel_aimon.cli.text import wrapped
 from otel_aimon.version import __version__
 
 if TYPE_CHECKING:
@@ -84,10 +83,8 @@ def _numbered(problems: Sequence[Problem]) -> list[str]:
     for number, problem in enumerate(problems, 1):
         head = f"{number}. {problem.severity.upper():<7}  "
         indent = " " * len(head)
-        lines += textwrap.wrap(problem.what, WIDTH - 2, initial_indent=head, subsequent_indent=indent)
-        lines += textwrap.wrap(
-            problem.remedy, WIDTH - 2, initial_indent=f"{indent}-> ", subsequent_indent=f"{indent}   "
-        )
+        lines += wrapped(problem.what, head, indent)
+        lines += wrapped(problem.remedy, f"{indent}-> ", f"{indent}   ")
     return lines
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from otel_aimon.cli.doctor.endpoints import GRPC, HTTP, PORTS, Address, address, reach
 from otel_aimon.cli.doctor.findings import Part, Seen, masked
 from otel_aimon.cli.doctor.packages import entry_points
-from otel_aimon.cli.text import seconds, table
+from otel_aimon.cli.text import seconds, wrapped_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -224,7 +224,7 @@ def _with_answer(target: Target, reached: dict[tuple[str, int], str | None]) -> 
 def tell(found: Exporters) -> list[str]:
     """One line per exporter, and how often."""
     rows: list[tuple[str, ...]] = [
-        ("signal", "exporter", "endpoint", "TLS", "headers", "timeout", "reachable")
+        ("signal", "exporter", "TLS", "headers", "timeout", "reachable", "endpoint")
     ]
     for signal in SIGNALS:
         targets = found.of(signal)
@@ -235,7 +235,7 @@ def tell(found: Exporters) -> list[str]:
         f"set by the {found.source}; service.name: {found.service_name or 'not set'}",
         f"interval of metrics: {interval}; sampler of traces: {sampler}",
         "",
-        *table(rows, numbers_from=7),
+        *wrapped_table(rows),
     ]
 
 
@@ -249,11 +249,11 @@ def _row(target: Target) -> tuple[str, ...]:
     return (
         target.signal,
         name,
-        target.endpoint or "",
         "yes" if target.secure else "no",
         ", ".join(target.headers) or "none",
         "-" if target.timeout_s is None else seconds(target.timeout_s),
         _YES_NO[target.reachable],
+        target.endpoint or "",
     )
 
 

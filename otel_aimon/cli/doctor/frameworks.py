@@ -12,7 +12,7 @@ from packaging.version import InvalidVersion, Version
 from otel_aimon.cli.doctor.findings import Part, Problem, Seen
 from otel_aimon.cli.doctor.packages import canonical, installed
 from otel_aimon.cli.doctor.settings import disabled, resolved, why_nothing
-from otel_aimon.cli.text import table
+from otel_aimon.cli.text import wrapped_table
 from otel_aimon.entrypoints import FRAMEWORK_INSTRUMENTORS
 from otel_aimon.instrumentation.registry import FRAMEWORKS
 
@@ -125,7 +125,7 @@ def tell(found: tuple[SeenFramework, ...]) -> list[str]:
         )
         for each in found
     ]
-    return table(rows, numbers_from=5)
+    return wrapped_table(rows)
 
 
 PART = Part("frameworks", "Frameworks", look, tell)

@@ -14,7 +14,7 @@ from otel_aimon.cli.doctor.findings import Part, Problem, Seen
 from otel_aimon.cli.doctor.installation import US
 from otel_aimon.cli.doctor.packages import INSTRUMENTORS, canonical, installed
 from otel_aimon.cli.doctor.settings import DISABLED_VARIABLE, disabled
-from otel_aimon.cli.text import cut, table
+from otel_aimon.cli.text import wrapped, wrapped_table
 from otel_aimon.resources.overlap import _OTHER_NAMES
 
 if TYPE_CHECKING:
@@ -128,13 +128,15 @@ def tell(found: tuple[Neighbour, ...]) -> list[str]:
     if not found:
         return ["none"]
     rows = [("instrumentation", "version", "beside it")]
-    rows += [(each.name, each.version, cut(each.beside or "-", 80)) for each in there]
+    rows += [(each.name, each.version, each.beside or "-") for each in there]
     idle = [each for each in found if each.active is False]
-    lines = table(rows, numbers_from=3) if there else []
+    lines = wrapped_table(rows) if there else []
     by_reason: dict[str, list[str]] = {}
     for each in idle:
         by_reason.setdefault(each.why_not or "", []).append(each.name)
-    return [*lines, *(f"not active ({why}): {', '.join(names)}" for why, names in by_reason.items())]
+    for why, names in by_reason.items():
+        lines += wrapped(f"not active ({why}): {', '.join(names)}")
+    return lines
 
 
 PART = Part("neighbours", "Other instrumentations", look, tell)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from otel_aimon import semconv
 from otel_aimon.cli.doctor.findings import Part, Seen
 from otel_aimon.cli.doctor.settings import disabled, resolved, why_nothing
-from otel_aimon.cli.text import table
+from otel_aimon.cli.text import wrapped, wrapped_table
 from otel_aimon.config import GPU, HOST, RESOURCES
 from otel_aimon.instrumentation.registry import BY_NAME
 from otel_aimon.resources.monitor import _METRICS
@@ -151,22 +150,18 @@ def tell(found: Signals) -> list[str]:
         ("spans of", "one for each"),
         *((each.framework, each.of.replace("`", "")) for each in found.spans),
     ]
-    lines = table(rows, numbers_from=2) if found.spans else ["no spans of frameworks"]
+    lines = wrapped_table(rows) if found.spans else ["no spans of frameworks"]
     for each in found.metrics:
         total = len(each.emitted) + len(each.absent)
         lines += ["", f"metrics, {each.section}: {len(each.emitted)} of {total}"]
-        lines += [f"  {line}" for line in _listed(each.emitted)]
+        lines += wrapped(", ".join(each.emitted), "  ", "  ")
         by_reason: dict[str, list[str]] = {}
         for name, why in each.absent.items():
             by_reason.setdefault(why, []).append(name)
         for why, names in by_reason.items():
-            lines.append(f"  absent, as {why}:")
-            lines += [f"    {line}" for line in _listed(names)]
+            lines += wrapped(f"absent, as {why}:", "  ", "  ")
+            lines += wrapped(", ".join(names), "    ", "    ")
     return lines
-
-
-def _listed(names: tuple[str, ...] | list[str]) -> list[str]:
-    return textwrap.wrap(", ".join(names), 100, break_long_words=False, break_on_hyphens=False)
 
 
 PART = Part("signals", "What will be emitted", look, tell)
