@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 """Inode of the host's process ids, fixed by the kernel."""
 
+_COMPUTE = "nvmlDeviceGetComputeRunningProcesses"
 _LISTS = (
-    "nvmlDeviceGetComputeRunningProcesses",
+    _COMPUTE,
     "nvmlDeviceGetGraphicsRunningProcesses",
     "nvmlDeviceGetMPSComputeRunningProcesses",
 )
@@ -128,19 +129,17 @@ def read_processes(gpu: Gpu, ids: ProcessIds, values: dict[str, Any]) -> None:
 def _memory_by_process(gpu: Gpu) -> dict[int, int | None] | None:
     """Bytes by process id; None when the driver does not tell who uses the device."""
     memory: dict[int, int | None] = {}
-    told = False
     for function in _LISTS:
         listed = gpu.ask(function)
         if listed is None:
-            if function in gpu.failures:
+            if function in gpu.failures or function == _COMPUTE:
                 return None
             continue
-        told = True
         for process in listed:
             # A process that computes and draws is in two lists, with the same memory.
             known = [each for each in (memory.get(process.pid), process.usedGpuMemory) if each is not None]
             memory[process.pid] = max(known, default=None)
-    return memory if told else None
+    return memory
 
 
 def _utilization(gpu: Gpu, ours: frozenset[int]) -> float | None:

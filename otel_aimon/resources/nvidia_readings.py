@@ -58,6 +58,10 @@ def _times(factor: float) -> Callable[[Any], Any]:
     return lambda value: value * factor
 
 
+def _thousandth(value: int) -> float:
+    return value / 1000
+
+
 def _reasons(bits: int) -> frozenset[str]:
     return frozenset(name for bit, name in THROTTLE_REASONS.items() if bits & bit)
 
@@ -81,13 +85,12 @@ class Value:
     older: str | None = None
 
 
-_MILLI = _times(1e-3)
 _HERTZ = _times(_MEGA)
 
 VALUES: tuple[Value, ...] = (
-    Value("energy", "nvmlDeviceGetTotalEnergyConsumption", take=_MILLI),
-    Value("power", "nvmlDeviceGetPowerUsage", take=_MILLI),
-    Value("power_limit", "nvmlDeviceGetEnforcedPowerLimit", take=_MILLI),
+    Value("energy", "nvmlDeviceGetTotalEnergyConsumption", take=_thousandth),
+    Value("power", "nvmlDeviceGetPowerUsage", take=_thousandth),
+    Value("power_limit", "nvmlDeviceGetEnforcedPowerLimit", take=_thousandth),
     Value(
         "temperatures.core",
         "nvmlDeviceGetTemperature",
