@@ -209,9 +209,17 @@ def read_fields(gpu: Gpu, values: Values, now: float) -> None:
         elif row.rate:
             put(values, row.into, _rate(gpu, row, answer, now))
         else:
-            number = getattr(answer.value, _OF_UNION[answer.valueType])
-            if number not in _NOT_AVAILABLE:
+            number = _number(answer)
+            if number is not None:
                 put(values, row.into, row.take(number))
+
+
+def _number(answer: Any) -> Any:
+    """What a field value holds; None when that is not known, or of a type that is not."""
+    if not 0 <= answer.valueType < len(_OF_UNION):
+        return None
+    number = getattr(answer.value, _OF_UNION[answer.valueType])
+    return None if number in _NOT_AVAILABLE else number
 
 
 def _rate(gpu: Gpu, row: Field, answer: Any, now: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -123,6 +124,7 @@ UNKNOWN = 0xFFFFFFFF
         ("memory.used", 0xFFFFFFFFFFFFFFFF, {"memory_used": None}),
         ("field.82", 0, {"temperatures": {"core": 45.0}}),
         ("field.82", UNKNOWN, {"temperatures": {"core": 45.0}}),
+        ("field.type.82", 9, {"temperatures": {"core": 45.0}}),
         ("field.138", 0xFFFFFFFFFFFFFFFF, {"link_sent": None}),
         ("utilization", 101, {"utilization": {"encoder": 0.03, "decoder": 0.04}}),
         ("ecc.uncorrected", 0xFFFFFFFFFFFFFFFF, {"errors": {"corrected": 0, "xid": 0}}),
@@ -659,3 +661,44 @@ class TestNoDriver:
         ) as unavailable:
             machine.read()
         assert unavailable.value.level == logging.WARNING
+
+
+def test_pynvml_is_not_there(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(UnavailableError, match=r"pynvml cannot be imported\.") as unavailable:
+        machine.read()
+    assert unavailable.value.level == logging.DEBUG
+
+
+def test_an_older_pynvml_does_not_have_every_function(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("nvmlDeviceGetProcessUtilization", "nvmlMemory_v2", "nvmlGpmQueryDeviceSupport"):
+        monkeypatch.delattr(pynvml, name)
+    assert machine.use() == (
+        busy(
+            0,
+            memory_used=5 * GIB + GIB // 2,
+            process_utilization=None,
+            activity={},
+            pcie_sent=0.0,
+            pcie_received=0.0,
+        ),
+    )
+    assert said(caplog) == []
+
+
+def test_a_gpu_without_field_values_is_not_asked_for_them(machine: Machine) -> None:
+    for field in (31, 82, 138, 139, 144, 145, 197, 198):
+        machine.set(0, f"field.err.{field}", 3)
+    machine.read()
+    machine.read()
+    assert machine.calls("nvmlDeviceGetFieldValues") == 1
+
+
+def test_a_name_that_is_no_text_is_absent(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    path = machine.values.path
+    path.write_bytes(path.read_bytes() + b"* name \xff\n")
+    reading = only(machine.read())
+    assert (reading.device.model, reading.power) == (None, 250.0)
+    assert len(said(caplog)) == 1
