@@ -29,6 +29,9 @@ STOPPED = frozenset({"UNINITIALIZED", "DRIVER_NOT_LOADED"})
 
 _ABSENT = frozenset({"LIBRARY_NOT_FOUND", "DRIVER_NOT_LOADED", "GPU_NOT_FOUND"})
 
+_NEWER_REASONS = {28: "GPU_NOT_FOUND"}
+"""Errors that matter here and that older versions of pynvml do not know."""
+
 _REMEDIES = {
     "LIBRARY_NOT_FOUND": "libnvidia-ml.so.1 is missing: in a container, NVIDIA_DRIVER_CAPABILITIES must "
     "have utility; on a host, install the driver's libraries.",
@@ -76,7 +79,7 @@ class Nvml:
         self.module = module
         self.fresh = True
         self.may_restart = False
-        self._reasons: dict[int, str] = {
+        self._reasons: dict[int, str] = _NEWER_REASONS | {
             code: name.removeprefix("NVML_ERROR_")
             for name, code in vars(module).items()
             if name.startswith("NVML_ERROR_") and isinstance(code, int)

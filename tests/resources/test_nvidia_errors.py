@@ -68,7 +68,7 @@ INSTEAD: dict[tuple[str, str], dict[str, Any]] = {
         for function, instead in {
             # An older function has it.
             "nvmlDeviceGetMemoryInfo_v2": {"memory_used": 5 * GIB + GIB // 2},
-            "nvmlDeviceGetTemperature": {},
+            **({"nvmlDeviceGetTemperature": {}} if hasattr(pynvml, "nvmlDeviceGetTemperatureV") else {}),
             "nvmlDeviceGetCurrentClocksEventReasons": {},
             # A GPU for computing only has no such processes.
             "nvmlDeviceGetGraphicsRunningProcesses_v3": {},
@@ -81,14 +81,14 @@ INSTEAD: dict[tuple[str, str], dict[str, Any]] = {
 """What is known nevertheless."""
 
 FIELDS: dict[int, dict[str, Any]] = {
-    pynvml.NVML_FI_DEV_MEMORY_TEMP: {"temperatures": {"core": 45.0}},
-    pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX: {"link_sent": None},
-    pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX: {"link_received": None},
-    pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES: {},
-    pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES: {},
-    pynvml.NVML_FI_DEV_RETIRED_PENDING: {},
-    pynvml.NVML_FI_DEV_REMAPPED_PENDING: {},
-    pynvml.NVML_FI_DEV_REMAPPED_FAILURE: {},
+    82: {"temperatures": {"core": 45.0}},  # MEMORY_TEMP
+    138: {"link_sent": None},  # NVLINK_THROUGHPUT_DATA_TX
+    139: {"link_received": None},  # NVLINK_THROUGHPUT_DATA_RX
+    197: {},  # PCIE_COUNT_TX_BYTES
+    198: {},  # PCIE_COUNT_RX_BYTES
+    31: {},  # RETIRED_PENDING
+    144: {},  # REMAPPED_PENDING
+    145: {},  # REMAPPED_FAILURE
 }
 """Field values, and what is not known without them; of PCIe the profiling counters know."""
 
