@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otel_aimon.resources.nvidia_readings import put
+from otel_aimon.resources.pid_namespace import is_of_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from otel_aimon.resources.nvidia_gpu import Gpu
-
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
-"""Inode of the host's process ids, fixed by the kernel."""
 
 _COMPUTE = "nvmlDeviceGetComputeRunningProcesses"
 _LISTS = (
@@ -60,11 +58,9 @@ class ProcessIds:
     def _are_of_host(self) -> bool:
         if self._own != os.getpid():
             return True
-        try:
-            return (self._proc / "self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE
-        except OSError:
-            # No Linux: there is one numbering only.
-            return not self._proc.exists()
+        of_host = is_of_host(self._proc)
+        # Without procfs this is no Linux, and there is one numbering only.
+        return not self._proc.exists() if of_host is None else of_host
 
     def ours(self, pids: Iterable[int]) -> frozenset[int] | None:
         """Those of ``pids`` that are this process or descend from it.
