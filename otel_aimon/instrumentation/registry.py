@@ -89,6 +89,19 @@ FRAMEWORKS: tuple[Framework, ...] = (
         records="`predict` and its kin, `transform`, `score_samples` of every estimator and subclass; silent inside `fit`",
         layer="model",
     ),
+    Framework(
+        name="xgboost",
+        title="XGBoost",
+        distribution="xgboost",
+        oldest="2.1",
+        hooks=(
+            ("xgboost.core", "hook_boosters"),
+            ("xgboost.callback", "hook_callbacks"),
+            ("xgboost.sklearn", "hook_estimators"),
+        ),
+        records="`Booster.predict` and `inplace_predict`, `predict`, `predict_proba` and `apply` of estimators; silent inside training",
+        layer="model",
+    ),
 )
 
 BY_NAME: dict[str, Framework] = {framework.name: framework for framework in FRAMEWORKS}

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from otel_aimon.core.call import observed, quiet
 from otel_aimon.core.guard import swallow
 from otel_aimon.core.layers import Layer
-from otel_aimon.instrumentation.sklearn_model import Kinds, is_on_host, package, rows
+from otel_aimon.instrumentation.sklearn_model import INSTRUMENTED_APART, Kinds
+from otel_aimon.instrumentation.tabular import is_on_host, package, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -151,7 +152,11 @@ class _Classes:
             swallow(error, "the instrumentation of an estimator class")
 
     def _cover_body(self, owner: type) -> None:
-        own = package(owner) == "sklearn"
+        origin = package(owner)
+        if origin in INSTRUMENTED_APART:
+            self._finished.add(owner)
+            return
+        own = origin == "sklearn"
         if own:
             self._finished.add(owner)
         body = vars(owner)
@@ -239,8 +244,11 @@ def _begin(operation: str, base: type, kinds: Kinds, recorder: Recorder) -> Begi
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
         if not args or not isinstance(args[0], base):
             return None
+        framework = kinds.framework(args[0])
+        if framework is None:
+            return None
         model, on_host = kinds.describe(args[0])
-        inference = recorder.start(recorder.series("sklearn", operation, model), Layer.MODEL)
+        inference = recorder.start(recorder.series(framework, operation, model), Layer.MODEL)
         if inference is None:
             return None
         data = args[1] if len(args) > 1 else kwargs.get("X")

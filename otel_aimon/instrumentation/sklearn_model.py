@@ -1,10 +1,13 @@
-"""What an estimator and its input tell of a request at no cost: model name, device, batch size."""
+"""What an estimator tells of a request at no cost: framework, model name, device."""
 
 from __future__ import annotations
 
 import inspect
 import weakref
 from typing import Any, NamedTuple
+
+from otel_aimon.instrumentation import loader
+from otel_aimon.instrumentation.tabular import package
 
 _INNER = ("steps", "estimator", "base_estimator", "final_estimator", "regressor")
 """Constructor parameters under which a meta-estimator keeps the estimator that decides."""
@@ -14,9 +17,8 @@ _MANY_INNER = frozenset({"estimators", "transformers", "transformer_list", "func
 
 _MAX_DEPTH = 4
 
-_ON_HOST = frozenset({"numpy", "scipy", "pandas", "polars"})
-_WITH_SHAPE = _ON_HOST | {"torch", "cupy", "jax", "jaxlib"}
-"""Packages whose containers tell their shape at no cost."""
+INSTRUMENTED_APART = frozenset({"lightgbm", "xgboost"})
+"""Packages of estimators that have an instrumentation of their own."""
 
 
 class _Kind(NamedTuple):
@@ -25,6 +27,7 @@ class _Kind(NamedTuple):
     name: str
     inner: str | None
     on_host: bool
+    framework: str | None
 
 
 class Kinds:
@@ -57,6 +60,10 @@ class Kinds:
             on_host = on_host and kind.inner is None
         return "(".join(names) + ")" * (len(names) - 1), on_host
 
+    def framework(self, estimator: Any) -> str | None:
+        """Whose request a call of the estimator is; None when that framework is not instrumented."""
+        return self._of(type(estimator)).framework
+
     def _of(self, cls: type) -> _Kind:
         kind = self._known.get(cls)
         if kind is None:
@@ -65,8 +72,15 @@ class Kinds:
                 cls.__name__,
                 next((each for each in _INNER if each in parameters), None),
                 package(cls) == "sklearn" and _MANY_INNER.isdisjoint(parameters),
+                _framework(cls),
             )
         return kind
+
+
+def _framework(cls: type) -> str | None:
+    """What a class belongs to: a subclass of another framework's estimator is of that framework."""
+    other = next((name for name in map(package, cls.__mro__) if name in INSTRUMENTED_APART), None)
+    return "sklearn" if other is None else other if other in loader.armed() else None
 
 
 def _constructor_parameters(cls: Any) -> frozenset[str]:
@@ -85,26 +99,3 @@ def _inner(estimator: Any, attribute: str) -> Any:
         return last[-1] if type(last) is tuple and last else None
     best = state.get("best_estimator_")
     return state.get(attribute) if best is None else best
-
-
-def package(cls: type) -> str:
-    """The top-level package of a class."""
-    return cls.__module__.partition(".")[0]
-
-
-def rows(data: Any) -> int | None:
-    """Items in the input, where that is known at no cost."""
-    cls = type(data)
-    if cls is list or cls is tuple:
-        return len(data)
-    if package(cls) not in _WITH_SHAPE:
-        return None
-    shape = getattr(data, "shape", None)
-    first = shape[0] if shape else None
-    return first if type(first) is int else None
-
-
-def is_on_host(data: Any) -> bool:
-    """Whether the input is known to lie in the host's memory; no input lies nowhere else."""
-    cls = type(data)
-    return data is None or cls is list or cls is tuple or package(cls) in _ON_HOST

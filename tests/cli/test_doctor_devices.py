@@ -20,6 +20,7 @@ from otel_aimon.cli.doctor.devices import Device, Resources
 from otel_aimon.cli.doctor.findings import Seen
 from otel_aimon.cli.doctor.frameworks import SeenFramework
 from otel_aimon.cli.doctor.sampling import SourceState
+from otel_aimon.instrumentation.registry import FRAMEWORKS
 from otel_aimon.resources import sampler as sampling
 from otel_aimon.resources.monitor import ResourceMonitor
 from otel_aimon.resources.sampler import Feed
@@ -299,8 +300,7 @@ class TestSignals:
             ),
             (
                 {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": ",".join(
-                    ["aimon", *(f"aimon_{name}" for name in (
-                        "transformers", "sentence_transformers", "torch", "onnxruntime", "sklearn"))]
+                    ["aimon", *(f"aimon_{each.name}" for each in FRAMEWORKS)]
                 )},
                 "none of the entry points of otel-aimon is enabled",
             ),

@@ -14,6 +14,7 @@ import pytest
 from otel_aimon.cli.doctor import exporter_checks, frameworks, installation, neighbours, packages, settings
 from otel_aimon.cli.doctor.findings import Seen
 from otel_aimon.cli.doctor.frameworks import SeenFramework
+from otel_aimon.instrumentation.registry import FRAMEWORKS
 from tests.cli.doctoring import install, problems, remedies, seen
 
 
@@ -288,7 +289,7 @@ class TestFrameworks:
         pytest.importorskip("sklearn")
         found = {each.name: each for each in seen({}).frameworks}
         version = importlib.metadata.version("scikit-learn")
-        assert list(found) == ["transformers", "sentence_transformers", "torch", "onnxruntime", "sklearn"]
+        assert list(found) == [each.name for each in FRAMEWORKS]
         assert found["sklearn"] == SeenFramework(
             "sklearn", "scikit-learn", ("scikit-learn",), version, "1.4", "aimon_sklearn", True, None
         )

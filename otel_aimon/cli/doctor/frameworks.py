@@ -95,7 +95,7 @@ def _distributions(framework: Framework, module: str, versions: dict[str, str]) 
 _VARIANTS = frozenset(
     f"onnxruntime-{variant}"
     for variant in ("gpu", "directml", "openvino", "rocm", "migraphx", "qnn", "silicon", "training", "cann")
-)
+) | {"xgboost-cpu"}
 """Distributions that hold the same module as another one."""
 
 
