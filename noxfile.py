@@ -26,6 +26,7 @@ NEWEST = (
     "scikit-learn==1.9.1",
     "pandas>=2.2",
     "xgboost-cpu==3.2.0",
+    "lightgbm==4.7.0",
     "onnxruntime==1.31.1",
     "onnx==1.23.2",
     "gunicorn>=23",
@@ -45,6 +46,7 @@ OLDEST = (
     "scikit-learn==1.4.2",
     "pandas<3",
     "xgboost-cpu==2.1.1",
+    "lightgbm==4.3.0",
     "onnxruntime==1.18.1",
     "onnx==1.16.2",
 )

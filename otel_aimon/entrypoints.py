@@ -125,6 +125,13 @@ class XgboostInstrumentor(FrameworkInstrumentor):
     framework = "xgboost"
 
 
+class LightgbmInstrumentor(FrameworkInstrumentor):
+    """LightGBM."""
+
+    entry_point = "aimon_lightgbm"
+    framework = "lightgbm"
+
+
 FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
     cls.framework: cls
     for cls in (
@@ -134,5 +141,6 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         OnnxruntimeInstrumentor,
         SklearnInstrumentor,
         XgboostInstrumentor,
+        LightgbmInstrumentor,
     )
 }

@@ -102,6 +102,15 @@ FRAMEWORKS: tuple[Framework, ...] = (
         records="`Booster.predict` and `inplace_predict`, `predict`, `predict_proba` and `apply` of estimators; silent inside training",
         layer="model",
     ),
+    Framework(
+        name="lightgbm",
+        title="LightGBM",
+        distribution="lightgbm",
+        oldest="4.3",
+        hooks=(("lightgbm", "hook_models"),),
+        records="`predict` of a `Booster`, `predict` and `predict_proba` of estimators; silent inside training",
+        layer="model",
+    ),
 )
 
 BY_NAME: dict[str, Framework] = {framework.name: framework for framework in FRAMEWORKS}

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from otel_aimon.core.call import observed, quiet
 from otel_aimon.core.guard import swallow
 from otel_aimon.core.layers import Layer
-from otel_aimon.instrumentation.sklearn_model import INSTRUMENTED_APART, Kinds
+from otel_aimon.instrumentation.sklearn_model import Kinds, is_left_to
 from otel_aimon.instrumentation.tabular import is_on_host, package, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from otel_aimon.core.call import Begin
     from otel_aimon.core.inference import Inference
@@ -48,6 +48,7 @@ def hook_estimators(hooks: Hooks, module: Any) -> None:
     """Hook ``sklearn.base``: the estimators that exist, and those still to be defined or loaded."""
     base = module.BaseEstimator
     classes = _Classes(base, hooks.recorder)
+    _active.add(classes)
     makers = _subclass_makers(base, module.TransformerMixin)
     if not makers:
         hooks.leave_out("BaseEstimator.__init_subclass__", "it is not there")
@@ -57,6 +58,13 @@ def hook_estimators(hooks: Hooks, module: Any) -> None:
     hooks.on_restore(classes.restore)
     for cls in _subclasses(base):
         classes.cover(cls)
+
+
+def hand_over(classes: Iterable[type]) -> None:
+    """Put back the methods of classes that another instrumentation of ours is about to replace."""
+    classes = list(classes)
+    for each in list(_active):
+        each.restore(classes)
 
 
 def hook_workers(hooks: Hooks, module: Any) -> None:
@@ -153,8 +161,7 @@ class _Classes:
 
     def _cover_body(self, owner: type) -> None:
         origin = package(owner)
-        if origin in INSTRUMENTED_APART:
-            self._finished.add(owner)
+        if is_left_to(origin):
             return
         own = origin == "sklearn"
         if own:
@@ -176,14 +183,18 @@ class _Classes:
             self._ours.add(wrapper)
             _put(owner, name, raw, wrapper)
 
-    def restore(self) -> None:
-        """Put every original back where our wrapper still stands."""
-        for owner in list(self._covered):
+    def restore(self, owners: Iterable[type] | None = None) -> None:
+        """Put every original back where our wrapper still stands, in all classes or in ``owners``."""
+        for owner in list(self._covered) if owners is None else owners:
             for name in self._wrappers:
                 raw = vars(owner).get(name)
                 function = None if raw is None else _function_of(raw)
                 if function is not None and function in self._ours:
                     _put(owner, name, raw, function.__wrapped__)
+
+
+_active: weakref.WeakSet[_Classes] = weakref.WeakSet()
+"""Those that are in force, and perhaps some that were and have nothing left to put back."""
 
 
 def _function_of(raw: Any) -> Any:
@@ -245,8 +256,6 @@ def _begin(operation: str, base: type, kinds: Kinds, recorder: Recorder) -> Begi
         if not args or not isinstance(args[0], base):
             return None
         framework = kinds.framework(args[0])
-        if framework is None:
-            return None
         model, on_host = kinds.describe(args[0])
         inference = recorder.start(recorder.series(framework, operation, model), Layer.MODEL)
         if inference is None:

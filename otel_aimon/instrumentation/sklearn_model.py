@@ -18,7 +18,7 @@ _MANY_INNER = frozenset({"estimators", "transformers", "transformer_list", "func
 _MAX_DEPTH = 4
 
 INSTRUMENTED_APART = frozenset({"lightgbm", "xgboost"})
-"""Packages of estimators that have an instrumentation of their own."""
+"""Packages of estimators with an instrumentation of their own, to which they are left while it is armed."""
 
 
 class _Kind(NamedTuple):
@@ -27,7 +27,7 @@ class _Kind(NamedTuple):
     name: str
     inner: str | None
     on_host: bool
-    framework: str | None
+    package_apart: str | None
 
 
 class Kinds:
@@ -60,9 +60,10 @@ class Kinds:
             on_host = on_host and kind.inner is None
         return "(".join(names) + ")" * (len(names) - 1), on_host
 
-    def framework(self, estimator: Any) -> str | None:
-        """Whose request a call of the estimator is; None when that framework is not instrumented."""
-        return self._of(type(estimator)).framework
+    def framework(self, estimator: Any) -> str:
+        """Whose request a call of the estimator is: that of the framework which its class builds on."""
+        name = self._of(type(estimator)).package_apart
+        return name if name is not None and is_left_to(name) else "sklearn"
 
     def _of(self, cls: type) -> _Kind:
         kind = self._known.get(cls)
@@ -72,15 +73,14 @@ class Kinds:
                 cls.__name__,
                 next((each for each in _INNER if each in parameters), None),
                 package(cls) == "sklearn" and _MANY_INNER.isdisjoint(parameters),
-                _framework(cls),
+                next((name for name in map(package, cls.__mro__) if name in INSTRUMENTED_APART), None),
             )
         return kind
 
 
-def _framework(cls: type) -> str | None:
-    """What a class belongs to: a subclass of another framework's estimator is of that framework."""
-    other = next((name for name in map(package, cls.__mro__) if name in INSTRUMENTED_APART), None)
-    return "sklearn" if other is None else other if other in loader.armed() else None
+def is_left_to(package_: str) -> bool:
+    """Whether the estimators of a package have an instrumentation of their own that is armed."""
+    return package_ in INSTRUMENTED_APART and loader.hooks_of(package_) is not None
 
 
 def _constructor_parameters(cls: Any) -> frozenset[str]:

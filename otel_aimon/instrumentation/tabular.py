@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from otel_aimon.core.recorder import Recorder
     from otel_aimon.instrumentation.hooks import Hooks
 
-    Operation = Callable[[dict[str, Any]], str]
-    """Tells the operation from the keyword arguments of a call."""
     Rows = Callable[[Any], int | None]
     """Tells the items in an input, where that is known at no cost."""
 
@@ -60,8 +58,10 @@ def classes_of(module: Any, base: type) -> list[type]:
 def begin_request(
     recorder: Recorder,
     framework: str,
-    operation: str | Operation,
+    operation: str,
     parameter: str,
+    *,
+    other_outputs: tuple[str, ...] = (),
     count: Rows = rows,
     device: str | None = None,
 ) -> Begin:
@@ -72,8 +72,10 @@ def begin_request(
     Args:
         recorder: Takes the requests.
         framework: Name in the registry.
-        operation: What the method does, or what tells it.
+        operation: What the method does.
         parameter: Name of the input.
+        other_outputs: Keyword arguments that ask for something else, such as the contributions of
+            features: operations of their own, as they may take far longer.
         count: Counts the items of the input.
         device: Where every model of the framework runs, if that is certain.
     """
@@ -81,7 +83,7 @@ def begin_request(
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
         if not args:
             return None
-        name = operation if isinstance(operation, str) else operation(kwargs)
+        name = next((output for output in other_outputs if kwargs.get(output) is True), operation)
         inference = recorder.start(recorder.series(framework, name, type(args[0]).__name__), Layer.MODEL)
         if inference is not None:
             inference.batch_size = count(args[1] if len(args) > 1 else kwargs.get(parameter))
@@ -99,8 +101,11 @@ def hook_methods(
     finish: Finish | None = None,
 ) -> None:
     """Wrap the methods in the bodies of ``classes``: those that serve, and those that train or grade."""
-    silent = tuple(silent)
-    for owner in classes:
+    from otel_aimon.instrumentation.sklearn import hand_over
+
+    owners, silent = list(classes), tuple(silent)
+    hand_over(owners)
+    for owner in owners:
         body = vars(owner)
         for name, begin in requests.items():
             if name in body:

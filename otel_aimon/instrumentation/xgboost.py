@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FRAMEWORK = "xgboost"
 
 _OTHER_OUTPUTS = ("pred_contribs", "pred_interactions", "pred_leaf")
-"""Arguments that ask for something else than predictions: operations of their own."""
+"""Arguments of ``Booster.predict`` that ask for something else than predictions."""
 
 _ESTIMATOR_REQUESTS = ("predict", "predict_proba", "apply")
 _ESTIMATOR_SILENT = ("fit", "score")
@@ -48,7 +48,9 @@ def hook_boosters(hooks: Hooks, module: Any) -> None:
     def rows_of_matrix(data: Any) -> int | None:
         return int(data.num_row()) if isinstance(data, module.DMatrix) else None
 
-    predict = begin_request(recorder, FRAMEWORK, _operation, "data", rows_of_matrix)
+    predict = begin_request(
+        recorder, FRAMEWORK, "predict", "data", other_outputs=_OTHER_OUTPUTS, count=rows_of_matrix
+    )
     inplace = begin_request(recorder, FRAMEWORK, "predict", "data")
     for name, begin in (("predict", _unless_training(predict)), ("inplace_predict", inplace)):
         hooks.wrap(booster, name, functools.partial(observed, begin=begin, finish=_tell_device), ("data",))
@@ -78,10 +80,6 @@ def hook_estimators(hooks: Hooks, module: Any) -> None:
     requests = {name: begin_request(hooks.recorder, FRAMEWORK, name, "X") for name in _ESTIMATOR_REQUESTS}
     estimators = classes_of(module, module.XGBModel)
     hook_methods(hooks, estimators, requests, _ESTIMATOR_SILENT, _tell_device_of_estimator)
-
-
-def _operation(kwargs: dict[str, Any]) -> str:
-    return next((name for name in _OTHER_OUTPUTS if kwargs.get(name) is True), "predict")
 
 
 def _unless_training(begin: Begin) -> Begin:

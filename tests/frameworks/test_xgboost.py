@@ -27,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from xgboost import Booster, DMatrix, XGBClassifier, XGBRanker, XGBRegressor, XGBRFClassifier
 
 import otel_aimon
+from otel_aimon.entrypoints import FRAMEWORK_INSTRUMENTORS
 from otel_aimon.instrumentation import xgboost as ours
 from tests.frameworks.request_spans import request_span, served
 from tests.support.telemetry import Telemetry
@@ -133,7 +134,7 @@ class TestRequests:
             classifier().predict(IRIS)
         assert telemetry.spans() == [span("predict", "XGBClassifier", batch=150)]
 
-    def test_left_out_it_is_not_scikit_learns_either(self) -> None:
+    def test_left_out_its_estimators_are_like_any_others(self) -> None:
         class Mine(XGBClassifier):
             def predict(self, X: Any) -> Any:
                 return super().predict(X)
@@ -141,7 +142,10 @@ class TestRequests:
         with instrumented("sklearn") as telemetry:
             classifier().predict(IRIS)
             classifier(Mine).predict(IRIS)
-        assert telemetry.spans() == []
+        assert telemetry.spans() == [
+            request_span("sklearn", "predict", "XGBClassifier", batch=150, device=None),
+            request_span("sklearn", "predict", "Mine", batch=150, device=None),
+        ]
 
     def test_a_subclass_of_the_users_own(self, telemetry: Telemetry) -> None:
         class Renamed(XGBClassifier):
@@ -418,14 +422,27 @@ class TestUninstrument:
         before = _attributes()
         with instrumented(*frameworks):
             changed = {key for key, value in _attributes().items() if value is not before[key]}
-            # scikit-learn's instrumentation touches none of them.
-            assert {f"{owner.__name__}.{name}" for owner, name in changed} == (
-                HOOKED if "xgboost" in frameworks else set()
-            )
+            hooked = {f"{owner.__name__}.{name}" for owner, name in changed}
+            assert hooked == HOOKED or "xgboost" not in frameworks
         after = _attributes()
         assert {key for key, value in after.items() if value is not before[key]} == set()
         assert after.keys() == before.keys()
         assert len(ours._devices) == 0
+
+    @pytest.mark.parametrize("first", ["sklearn", "xgboost"])
+    @pytest.mark.parametrize("undone_first", ["sklearn", "xgboost"])
+    def test_beside_scikit_learn_in_any_order(self, first: str, undone_first: str) -> None:
+        names = ["sklearn", "xgboost"]
+        before = _attributes()
+        with instrumented("sklearn", "xgboost") as telemetry:
+            for name in names:
+                FRAMEWORK_INSTRUMENTORS[name]().uninstrument()
+            for name in names if first == names[0] else names[::-1]:
+                FRAMEWORK_INSTRUMENTORS[name]().instrument()
+            classifier().predict(IRIS)
+            FRAMEWORK_INSTRUMENTORS[undone_first]().uninstrument()
+        assert telemetry.spans() == [span("predict", "XGBClassifier", batch=150)]
+        assert {key for key, value in _attributes().items() if value is not before[key]} == set()
 
     def test_again(self) -> None:
         model = classifier()
