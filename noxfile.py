@@ -27,6 +27,7 @@ NEWEST = (
     "pandas>=2.2",
     "xgboost-cpu==3.2.0",
     "lightgbm==4.7.0",
+    "catboost==1.2.10",
     "onnxruntime==1.31.1",
     "onnx==1.23.2",
     "gunicorn>=23",
@@ -47,6 +48,7 @@ OLDEST = (
     "pandas<3",
     "xgboost-cpu==2.1.1",
     "lightgbm==4.3.0",
+    "catboost==1.2.5",
     "onnxruntime==1.18.1",
     "onnx==1.16.2",
 )

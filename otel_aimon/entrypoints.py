@@ -132,6 +132,13 @@ class LightgbmInstrumentor(FrameworkInstrumentor):
     framework = "lightgbm"
 
 
+class CatboostInstrumentor(FrameworkInstrumentor):
+    """CatBoost."""
+
+    entry_point = "aimon_catboost"
+    framework = "catboost"
+
+
 FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
     cls.framework: cls
     for cls in (
@@ -142,5 +149,6 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         SklearnInstrumentor,
         XgboostInstrumentor,
         LightgbmInstrumentor,
+        CatboostInstrumentor,
     )
 }

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
-def observed_generator_function(original: F, start: Start, on_item: OnItem | None = None) -> F:
+def observed_generator_function(
+    original: F, start: Start, on_item: OnItem | None = None, *, chunks: bool = True
+) -> F:
     """Wrap a generator function so that each generator is an inference.
 
     It starts with the first step: a generator that is never started is not a request. One that is
@@ -43,6 +45,7 @@ def observed_generator_function(original: F, start: Start, on_item: OnItem | Non
         original: The user's generator function.
         start: Starts the inference.
         on_item: Reads each item.
+        chunks: The items are output as it comes out of one model call, so that the first is timed.
     """
 
     @functools.wraps(original)
@@ -79,7 +82,8 @@ def observed_generator_function(original: F, start: Start, on_item: OnItem | Non
                 context = get_current()
                 detach(token)
             if inference is not None:
-                inference.chunk()
+                if chunks:
+                    inference.chunk()
                 if on_item is not None:
                     read_item(on_item, inference, item)
             closing = False
@@ -197,6 +201,23 @@ def observed_generator(
     )()
     _name_as(result, generator)
     abandon_with(result, inference)
+    return result
+
+
+def observed_iteration(
+    generator: Generator[Any, Any, Any], start: Start, on_item: OnItem | None = None
+) -> Generator[Any, Any, Any]:
+    """Make an inference of the iteration of ``generator``, whose items are whole results.
+
+    Args:
+        generator: What the user's call returned, and has not started.
+        start: Starts the inference, at the first step.
+        on_item: Reads each item.
+    """
+    result: Generator[Any, Any, Any] = observed_generator_function(
+        lambda: generator, start, on_item, chunks=False
+    )()
+    _name_as(result, generator)
     return result
 
 

@@ -10,8 +10,14 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from otel_aimon.core.call import observed, quiet
-from otel_aimon.instrumentation.tabular import begin_request, classes_of, hook_methods, hook_silent
+from otel_aimon.core.call import observed
+from otel_aimon.instrumentation.tabular import (
+    begin_request,
+    classes_of,
+    hook_methods,
+    hook_silent,
+    hook_silent_functions,
+)
 
 if TYPE_CHECKING:
     from otel_aimon.instrumentation.hooks import Hooks
@@ -20,7 +26,6 @@ FRAMEWORK = "lightgbm"
 
 _OTHER_OUTPUTS = ("pred_contrib", "pred_leaf")
 _BOOSTER_SILENT = ("update", "refit", "eval", "eval_train", "eval_valid")
-_TRAINING = ("train", "cv")
 
 _DEVICE = "cpu"
 """LightGBM trains on GPUs too, and predicts on the CPU."""
@@ -37,26 +42,10 @@ def hook_models(hooks: Hooks, module: Any) -> None:
         begin_request, hooks.recorder, FRAMEWORK, other_outputs=_OTHER_OUTPUTS, device=_DEVICE
     )
     booster = module.Booster
-    hooks.wrap(booster, "predict", functools.partial(observed, begin=begin("predict", "data")), ("data",))
+    hooks.wrap(booster, "predict", functools.partial(observed, begin=begin("predict", ("data",))), ("data",))
     hook_silent(hooks, booster, _BOOSTER_SILENT)
-    _hook_training(hooks, module)
-    estimators = sys.modules["lightgbm.sklearn"]
-    requests = {name: begin(name, "X") for name in ("predict", "predict_proba")}
+    engine, estimators = sys.modules["lightgbm.engine"], sys.modules["lightgbm.sklearn"]
+    # They call the user's callbacks themselves.
+    hook_silent_functions(hooks, (engine, estimators, module), ("train", "cv"))
+    requests = {name: begin(name, ("X",)) for name in ("predict", "predict_proba")}
     hook_methods(hooks, classes_of(estimators, estimators.LGBMModel), requests, ("fit",))
-
-
-def _hook_training(hooks: Hooks, module: Any) -> None:
-    """Replace ``train`` and ``cv`` wherever the package holds them, by one and the same function.
-
-    They call the user's callbacks themselves.
-    """
-    owners = [sys.modules[f"lightgbm.{name}"] for name in ("engine", "sklearn")]
-    for name in _TRAINING:
-        original = getattr(owners[0], name, None)
-        if original is None:
-            hooks.leave_out(f"lightgbm.engine.{name}", "it is not there")
-            continue
-        silent = quiet(original, hooks.recorder)
-        for owner in (*owners, module):
-            if vars(owner).get(name) is original:
-                hooks.replace(owner, name, silent)

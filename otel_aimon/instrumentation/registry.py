@@ -111,6 +111,15 @@ FRAMEWORKS: tuple[Framework, ...] = (
         records="`predict` of a `Booster`, `predict` and `predict_proba` of estimators; silent inside training",
         layer="model",
     ),
+    Framework(
+        name="catboost",
+        title="CatBoost",
+        distribution="catboost",
+        oldest="1.2.5",
+        hooks=(("catboost", "hook_models"),),
+        records="`predict` and its kin, `virtual_ensembles_predict`, `calc_leaf_indexes`, each iteration of `staged_predict`; silent inside training",
+        layer="model",
+    ),
 )
 
 BY_NAME: dict[str, Framework] = {framework.name: framework for framework in FRAMEWORKS}

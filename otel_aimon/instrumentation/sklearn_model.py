@@ -51,7 +51,9 @@ class Kinds:
         while kind.inner is not None and len(names) < _MAX_DEPTH:
             estimator = _inner(estimator, kind.inner)
             if not isinstance(estimator, self._base):
-                on_host = on_host and (estimator is None or type(estimator) is str)
+                if estimator is not None and type(estimator) is not str:
+                    names.append(type(estimator).__name__)
+                    on_host = False
                 break
             kind = self._of(type(estimator))
             names.append(kind.name)

@@ -6,10 +6,11 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from otel_aimon.core.call import observed, quiet
+from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from otel_aimon.core.call import Begin, Finish
     from otel_aimon.core.inference import Inference
@@ -59,7 +60,7 @@ def begin_request(
     recorder: Recorder,
     framework: str,
     operation: str,
-    parameter: str,
+    parameters: tuple[str, ...],
     *,
     other_outputs: tuple[str, ...] = (),
     count: Rows = rows,
@@ -73,7 +74,7 @@ def begin_request(
         recorder: Takes the requests.
         framework: Name in the registry.
         operation: What the method does.
-        parameter: Name of the input.
+        parameters: Names that the input has, in several classes.
         other_outputs: Keyword arguments that ask for something else, such as the contributions of
             features: operations of their own, as they may take far longer.
         count: Counts the items of the input.
@@ -83,10 +84,11 @@ def begin_request(
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
         if not args:
             return None
-        name = next((output for output in other_outputs if kwargs.get(output) is True), operation)
-        inference = recorder.start(recorder.series(framework, name, type(args[0]).__name__), Layer.MODEL)
+        output = next((output for output in other_outputs if kwargs.get(output) is True), operation)
+        inference = recorder.start(recorder.series(framework, output, type(args[0]).__name__), Layer.MODEL)
         if inference is not None:
-            inference.batch_size = count(args[1] if len(args) > 1 else kwargs.get(parameter))
+            named = (kwargs[name] for name in parameters if name in kwargs)
+            inference.batch_size = guarded(count, args[1] if len(args) > 1 else next(named, None))
             inference.device = device
         return inference
 
@@ -117,3 +119,22 @@ def hook_silent(hooks: Hooks, owner: Any, names: Iterable[str]) -> None:
     """Wrap functions of ``owner`` so that nothing inside them is a request."""
     for name in names:
         hooks.wrap(owner, name, functools.partial(quiet, recorder=hooks.recorder))
+
+
+def hook_silent_functions(hooks: Hooks, modules: Sequence[Any], names: Iterable[str]) -> None:
+    """Replace functions wherever a package holds them, each by one and the same, under which nothing is a request.
+
+    Args:
+        hooks: Of the framework.
+        modules: The module that defines the functions, and others that have taken them from there.
+        names: The functions.
+    """
+    for name in names:
+        original = vars(modules[0]).get(name)
+        if original is None:
+            hooks.leave_out(f"{modules[0].__name__}.{name}", "it is not there")
+            continue
+        silent = quiet(original, hooks.recorder)
+        for module in modules:
+            if vars(module).get(name) is original:
+                hooks.replace(module, name, silent)

@@ -49,9 +49,9 @@ def hook_boosters(hooks: Hooks, module: Any) -> None:
         return int(data.num_row()) if isinstance(data, module.DMatrix) else None
 
     predict = begin_request(
-        recorder, FRAMEWORK, "predict", "data", other_outputs=_OTHER_OUTPUTS, count=rows_of_matrix
+        recorder, FRAMEWORK, "predict", ("data",), other_outputs=_OTHER_OUTPUTS, count=rows_of_matrix
     )
-    inplace = begin_request(recorder, FRAMEWORK, "predict", "data")
+    inplace = begin_request(recorder, FRAMEWORK, "predict", ("data",))
     for name, begin in (("predict", _unless_training(predict)), ("inplace_predict", inplace)):
         hooks.wrap(booster, name, functools.partial(observed, begin=begin, finish=_tell_device), ("data",))
     hook_silent(hooks, booster, _BOOSTER_SILENT)
@@ -77,7 +77,7 @@ def hook_estimators(hooks: Hooks, module: Any) -> None:
         hooks: Of XGBoost.
         module: ``xgboost.sklearn``.
     """
-    requests = {name: begin_request(hooks.recorder, FRAMEWORK, name, "X") for name in _ESTIMATOR_REQUESTS}
+    requests = {name: begin_request(hooks.recorder, FRAMEWORK, name, ("X",)) for name in _ESTIMATOR_REQUESTS}
     estimators = classes_of(module, module.XGBModel)
     hook_methods(hooks, estimators, requests, _ESTIMATOR_SILENT, _tell_device_of_estimator)
 
