@@ -28,6 +28,7 @@ NEWEST = (
     "xgboost-cpu==3.2.0",
     "lightgbm==4.7.0",
     "catboost==1.2.10",
+    "spacy==3.8.18",
     "onnxruntime==1.31.1",
     "onnx==1.23.2",
     "gunicorn>=23",
@@ -49,6 +50,8 @@ OLDEST = (
     "xgboost-cpu==2.1.1",
     "lightgbm==4.3.0",
     "catboost==1.2.5",
+    "spacy==3.7.5",
+    "click<8.2",  # spaCy imports it, and Typer does not bring it any more.
     "onnxruntime==1.18.1",
     "onnx==1.16.2",
 )

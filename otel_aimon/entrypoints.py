@@ -139,6 +139,13 @@ class CatboostInstrumentor(FrameworkInstrumentor):
     framework = "catboost"
 
 
+class SpacyInstrumentor(FrameworkInstrumentor):
+    """spaCy."""
+
+    entry_point = "aimon_spacy"
+    framework = "spacy"
+
+
 FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
     cls.framework: cls
     for cls in (
@@ -150,5 +157,6 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         XgboostInstrumentor,
         LightgbmInstrumentor,
         CatboostInstrumentor,
+        SpacyInstrumentor,
     )
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry.context import attach, detach, get_current
@@ -210,10 +211,12 @@ def observed_iteration(
     """Make an inference of the iteration of ``generator``, whose items are whole results.
 
     Args:
-        generator: What the user's call returned, and has not started.
+        generator: What the user's call returned, not yet started; anything else is returned as it is.
         start: Starts the inference, at the first step.
         on_item: Reads each item.
     """
+    if not isinstance(generator, GeneratorType):
+        return generator
     result: Generator[Any, Any, Any] = observed_generator_function(
         lambda: generator, start, on_item, chunks=False
     )()

@@ -120,6 +120,19 @@ FRAMEWORKS: tuple[Framework, ...] = (
         records="`predict` and its kin, `virtual_ensembles_predict`, `calc_leaf_indexes`, each iteration of `staged_predict`; silent inside training",
         layer="model",
     ),
+    Framework(
+        name="spacy",
+        title="spaCy",
+        distribution="spacy",
+        oldest="3.7",
+        hooks=(
+            ("spacy.language", "hook_languages"),
+            ("spacy.pipeline.entityruler", "hook_rulers"),
+            ("spacy.pipeline.span_ruler", "hook_rulers"),
+        ),
+        records="each call of a pipeline, each iteration of `nlp.pipe`; silent inside training",
+        layer="pipeline",
+    ),
 )
 
 BY_NAME: dict[str, Framework] = {framework.name: framework for framework in FRAMEWORKS}

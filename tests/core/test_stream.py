@@ -27,6 +27,7 @@ from otel_aimon.core.stream import (
     observed_async_generator_function,
     observed_generator,
     observed_generator_function,
+    observed_iteration,
 )
 from tests.core.conftest import Bench, make_bench
 
@@ -398,6 +399,36 @@ class TestGoingOn:
 
         asyncio.run(main())
         assert [each.error_type for each in bench.ended()] == ["cancelled"]
+
+
+class TestIteration:
+    def test_starts_with_the_first_step_and_times_no_first_item(self, bench: Bench) -> None:
+        seen: list[int] = []
+        steps = observed_iteration(count(3), starter(bench), lambda _, item: seen.append(item))
+        assert inspect.isgenerator(steps) and steps.__name__ == "count"
+        assert bench.recorder.series("fw", "chat", "m").active == {}
+        assert list(steps) == seen == [0, 1, 2]
+        [inference] = bench.ended()
+        assert inference.error_type is None
+        assert (inference.first_ns, inference.time_to_first_token) == (0, None)
+
+    def test_one_that_is_never_begun_is_none(self, bench: Bench) -> None:
+        observed_iteration(count(3), starter(bench))
+        gc.collect()
+        assert bench.ended() == []
+
+    def test_one_that_is_dropped_is_cancelled(self, bench: Bench) -> None:
+        steps = observed_iteration(count(3), starter(bench))
+        next(steps)
+        del steps
+        gc.collect()
+        assert [each.error_type for each in bench.ended()] == ["cancelled"]
+
+    def test_what_is_no_generator_is_left_alone(self, bench: Bench) -> None:
+        result: Any = iter([1, 2])
+        assert observed_iteration(result, starter(bench)) is result
+        assert list(result) == [1, 2]
+        assert bench.ended() == []
 
 
 class TestContext:
