@@ -49,6 +49,9 @@ _SILENT = (
 )
 _TRAINING = ("train", "cv", "sample_gaussian_process")
 
+_OBJECTS = frozenset({"list", "tuple", "ndarray", "Series"})
+"""Types of an object in a list of objects; in the list that is one object there are features."""
+
 _DEVICES = {"CPU": "cpu", "GPU": "cuda"}
 _FIRST_POSITION_OF_TASK_TYPE = 6
 
@@ -107,7 +110,7 @@ def _rows(pool: Any, features: Any, data: Any) -> int | None:
     if isinstance(data, features):
         return int(data.get_object_count())
     if type(data) is list or type(data) is tuple:
-        first = data[0] if data else None
-        return len(data) if type(first) in {list, tuple} or hasattr(type(first), "shape") else 1
+        several = bool(data) and type(data[0]).__name__ in _OBJECTS
+        return len(data) if several else 1
     count = rows(data)
     return 1 if count is not None and len(data.shape) == 1 else count

@@ -74,6 +74,11 @@ def hooks_of(name: str) -> Hooks | None:
         return _armed.get(name)
 
 
+def is_armed(name: str) -> bool:
+    """Whether a framework is armed; asked without the lock, as in the middle of an import."""
+    return name in _armed
+
+
 def armed() -> list[str]:
     """The frameworks that are hooked, or will be once they are imported."""
     with _lock:

@@ -82,7 +82,7 @@ class Kinds:
 
 def is_left_to(package_: str) -> bool:
     """Whether the estimators of a package have an instrumentation of their own that is armed."""
-    return package_ in INSTRUMENTED_APART and loader.hooks_of(package_) is not None
+    return package_ in INSTRUMENTED_APART and loader.is_armed(package_)
 
 
 def _constructor_parameters(cls: Any) -> frozenset[str]:

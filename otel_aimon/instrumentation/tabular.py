@@ -102,7 +102,15 @@ def hook_methods(
     silent: Iterable[str],
     finish: Finish | None = None,
 ) -> None:
-    """Wrap the methods in the bodies of ``classes``: those that serve, and those that train or grade."""
+    """Wrap the methods in the bodies of ``classes``: those that serve, and those that train or grade.
+
+    Args:
+        hooks: Of the framework.
+        classes: Where the methods are looked for.
+        requests: Name of a method that serves → what starts its request.
+        silent: Names of methods that train or grade.
+        finish: Reads the result of those that serve.
+    """
     from otel_aimon.instrumentation.sklearn import hand_over
 
     owners, silent = list(classes), tuple(silent)

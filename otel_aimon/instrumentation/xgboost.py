@@ -12,6 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from otel_aimon.core.call import observed
+from otel_aimon.core.guard import guarded
 from otel_aimon.instrumentation.tabular import begin_request, classes_of, hook_methods, hook_silent
 
 if TYPE_CHECKING:
@@ -125,6 +126,6 @@ def _forgetting(original: Any) -> Any:
             return original(*args, **kwargs)
         finally:
             if args:
-                _devices.pop(args[0], None)
+                guarded(_devices.pop, args[0], None)
 
     return configure

@@ -308,22 +308,22 @@ class TestFrameworks:
         found = {each.name: each for each in seen(variables).frameworks}["sklearn"]
         assert (found.instrumented, found.why_not) == (False, why_not)
 
-    def test_another_distribution_of_the_same_module(self, folder: Path) -> None:
-        (folder / "onnxruntime").mkdir()
-        (folder / "onnxruntime" / "__init__.py").touch()
-        install(folder, "onnxruntime-gpu", "1.20.0")
-        install(folder, "onnxruntime", "1.19.0")
+    @pytest.mark.parametrize(
+        ("usual", "other"), [("onnxruntime", "onnxruntime-gpu"), ("xgboost", "xgboost-cpu")]
+    )
+    def test_another_distribution_of_the_same_module(self, folder: Path, usual: str, other: str) -> None:
+        (folder / usual).mkdir()
+        (folder / usual / "__init__.py").touch()
+        install(folder, other, "1.20.0")
+        install(folder, usual, "1.19.0")
         looked = seen({})
-        found = {each.name: each for each in looked.frameworks}["onnxruntime"]
-        assert (found.distributions, found.version) == (("onnxruntime", "onnxruntime-gpu"), "1.19.0")
+        found = {each.name: each for each in looked.frameworks}[usual]
+        assert (found.distributions, found.version) == ((usual, other), "1.19.0")
         assert problems((frameworks.distributions_do_not_overwrite_each_other,), looked) == [
             (
                 "warning",
                 "distributions_do_not_overwrite_each_other",
-                (
-                    "onnxruntime and onnxruntime-gpu hold the same module and overwrite each other's files; the GPU "
-                    "may be unused."
-                ),
+                f"{usual} and {other} hold the same module and overwrite each other's files; the GPU may be unused.",
             )
         ]
 

@@ -150,13 +150,14 @@ class TestInputs:
             (list(IRIS[:4]), 4),
             (IRIS[0], 1),
             (IRIS[0].tolist(), 1),
+            (list(IRIS[0]), 1),
             (pd.DataFrame(IRIS[:5]), 5),
             (pd.Series(IRIS[0]), 1),
             (scipy.sparse.csr_matrix(IRIS[:6]), 6),
             (Pool(IRIS[:7]), 7),
             (FeaturesData(IRIS[:8].astype(np.float32)), 8),
         ],
-        ids="lists arrays array list frame series sparse pool features".split(),
+        ids="lists arrays array list scalars frame series sparse pool features".split(),
     )
     def test_the_batch_is_the_number_of_objects(
         self, telemetry: Telemetry, model: CatBoostClassifier, data: Any, batch: int
