@@ -83,9 +83,7 @@ class TestRequests:
         [
             (XGBClassifier(n_estimators=2), "predict_proba", "XGBClassifier"),
             (XGBClassifier(n_estimators=2), "apply", "XGBClassifier"),
-            (XGBClassifier(n_estimators=2, booster="gblinear"), "predict", "XGBClassifier"),
             (XGBRegressor(n_estimators=2), "predict", "XGBRegressor"),
-            (XGBRFClassifier(n_estimators=2), "predict", "XGBRFClassifier"),
         ],
     )
     def test_every_kind_of_estimator(
@@ -94,6 +92,16 @@ class TestRequests:
         getattr(clone(estimator).fit(IRIS, SPECIES), operation)(X=IRIS[:7])
         assert telemetry.spans() == [span(operation, model, batch=7)]
         assert telemetry.counts() == {("xgboost", model, operation): 1}
+
+    @pytest.mark.filterwarnings("ignore:.*gblinear.* is deprecated:UserWarning")
+    def test_a_linear_model_which_makes_a_matrix_first(self, telemetry: Telemetry) -> None:
+        XGBClassifier(n_estimators=2, booster="gblinear").fit(IRIS, SPECIES).predict(IRIS[:6])
+        assert telemetry.spans() == [span("predict", "XGBClassifier", batch=6)]
+
+    @pytest.mark.filterwarnings("ignore:.*XGBRF.* is deprecated:FutureWarning")
+    def test_a_random_forest(self, telemetry: Telemetry) -> None:
+        XGBRFClassifier(n_estimators=2).fit(IRIS, SPECIES).predict(IRIS[:5])
+        assert telemetry.spans() == [span("predict", "XGBRFClassifier", batch=5)]
 
     def test_a_ranker(self, telemetry: Telemetry) -> None:
         ranker = XGBRanker(n_estimators=2).fit(IRIS, SPECIES, qid=np.arange(150) // 10)
