@@ -10,12 +10,9 @@ from otel_aimon.analysis.slo import DEFAULT_OBJECTIVES, WINDOWS, Objective
 
 Severity = Literal["info", "warning", "critical"]
 Category = Literal["slo", "threshold", "anomaly", "forecast", "watchdog", "custom"]
-Domain = Literal["errors", "latency", "traffic", "capacity", "memory", "cpu", "gpu", "workload", "telemetry"]
 
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """From the mildest to the worst."""
-
-DOMAINS: tuple[str, ...] = get_args(Domain)
 
 _HYSTERESIS = 0.7
 """An alert on a ratio or a utilisation clears below this share of its threshold."""
@@ -48,6 +45,8 @@ class Rule:
         samples: Observations that a score needs to count as met.
         nodata: ``hold``: without data a firing alert stays. ``alert``: missing data is an alert.
         evidence: Name under which its evidence comes; its own by default.
+        score_unit: Unit of ``on`` and ``off``, where the score is not the signal itself: UCUM, or empty
+            for a statistic that has none.
         inhibited_by: Rules that explain this one away while they are active, by name or pattern.
         summary: One sentence for people; may name {where}, {value}, {threshold}, {baseline}, {score},
             {signal}, {window} and {samples}.
@@ -57,7 +56,7 @@ class Rule:
 
     name: str
     category: Category
-    domain: Domain
+    domain: str
     signal: str
     unit: str
     severity: Severity
@@ -75,6 +74,7 @@ class Rule:
     samples: int = 0
     nodata: Literal["hold", "alert"] = "hold"
     evidence: str = ""
+    score_unit: str | None = None
     inhibited_by: tuple[str, ...] = ()
     version: int = 1
 
@@ -82,6 +82,11 @@ class Rule:
     def source(self) -> str:
         """The name that evidence for this rule bears."""
         return self.evidence or self.name
+
+    @property
+    def scale(self) -> str:
+        """UCUM unit of ``on`` and ``off``; empty for a statistic."""
+        return self.unit if self.score_unit is None else self.score_unit
 
     @property
     def ticks(self) -> int:
@@ -132,6 +137,7 @@ def burn_rules(objective: Objective) -> tuple[Rule, ...]:
             signal=signal,
             unit="1",
             severity="critical",
+            score_unit="",
             on=min(pair.threshold, 0.5 * objective.largest_burn_rate),
             off=0.8 * min(pair.threshold, 0.5 * objective.largest_burn_rate),
             needed=1,
@@ -202,6 +208,7 @@ _OTHERS = (
         signal="aimon.inference.error.ratio",
         unit="1",
         severity="warning",
+        score_unit="",
         on=6.0,
         off=1.0,
         needed=2,
@@ -227,6 +234,7 @@ _OTHERS = (
         signal="gen_ai.server.time_per_output_token",
         unit="s",
         severity="warning",
+        score_unit="",
         on=25.0,
         off=6.0,
         needed=3,
@@ -242,6 +250,7 @@ _OTHERS = (
         signal="gen_ai.server.time_per_output_token",
         unit="s",
         severity="warning",
+        score_unit="1",
         on=0.22,
         off=0.08,
         hold=180.0,
@@ -255,6 +264,7 @@ _OTHERS = (
         signal="gen_ai.server.time_per_output_token",
         unit="s",
         severity="info",
+        score_unit="1",
         on=1e-5,
         off=0.1,
         above=False,
@@ -270,6 +280,7 @@ _OTHERS = (
         signal="aimon.inference.throughput",
         unit="{request}/s",
         severity="warning",
+        score_unit="1",
         on=-0.5,
         off=-0.5 * _HYSTERESIS,
         above=False,
@@ -284,6 +295,7 @@ _OTHERS = (
         signal="aimon.inference.throughput",
         unit="{request}/s",
         severity="warning",
+        score_unit="1",
         on=1.5,
         off=1.5 * _HYSTERESIS,
         hold=60.0,
@@ -297,6 +309,7 @@ _OTHERS = (
         signal="aimon.inference.queue.size",
         unit="s",
         severity="warning",
+        score_unit="1",
         on=0.5,
         off=0.5 * _HYSTERESIS,
         hold=30.0,
@@ -451,6 +464,7 @@ _OTHERS = (
         signal="aimon.inference.active",
         unit="s",
         severity="critical",
+        score_unit="",
         on=1.0,
         off=1.0,
         needed=1,
@@ -481,6 +495,7 @@ _OTHERS = (
         signal="gen_ai.server.time_per_output_token",
         unit="s",
         severity="warning",
+        score_unit="1",
         on=1.5,
         off=1.25,
         hold=120.0,
@@ -494,6 +509,7 @@ _OTHERS = (
         signal="aimon.inference.tokens",
         unit="{token}",
         severity="info",
+        score_unit="",
         on=15.0,
         off=15.0 * _CUSUM_HYSTERESIS,
         needed=1,
