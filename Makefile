@@ -46,6 +46,7 @@ lint: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/overhead.py --write docs/overhead.md
+	$(BIN)/python benchmarks/sampling.py --write docs/resources.md
 
 docs: $(DEV)
 	$(BIN)/python docs/generate.py

@@ -30,6 +30,7 @@ NEWEST = (
     "uvicorn>=0.30",
     "fastapi>=0.110",
     "opentelemetry-configuration>=0.66b0",
+    "opentelemetry-instrumentation-system-metrics>=0.66b0",
 )
 
 OLDEST = (
@@ -70,6 +71,12 @@ def oldest(session: nox.Session) -> None:
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def fast(session: nox.Session) -> None:
     """Tests without frameworks, on every supported Python."""
-    session.install(*TESTS, "amdsmi==7.0.2", "pyzes==0.1.3", "opentelemetry-configuration>=0.66b0")
+    session.install(
+        *TESTS,
+        "amdsmi==7.0.2",
+        "pyzes==0.1.3",
+        "opentelemetry-configuration>=0.66b0",
+        "opentelemetry-instrumentation-system-metrics>=0.66b0",
+    )
     session.install("--editable", ".")
     _pytest(session, "tests", "--ignore=tests/frameworks", "--ignore=tests/e2e", "--ignore=tests/cli")

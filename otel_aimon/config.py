@@ -320,9 +320,9 @@ def declarative_sections(environ: Mapping[str, str] | None = None) -> dict[str, 
     return _read_sections(path, modified)
 
 
-def enabled_by_file(entry_point: str) -> bool:
+def enabled_by_file(entry_point: str, environ: Mapping[str, str] | None = None) -> bool:
     """Whether the declarative file leaves an instrumentor enabled."""
-    raw = declarative_sections().get(entry_point, {}).get("enabled", True)
+    raw = declarative_sections(environ).get(entry_point, {}).get("enabled", True)
     try:
         return bool(_flag(raw))
     except ValueError:

@@ -14,13 +14,14 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from otel_aimon import fork, processor, selfmon, semconv, shutdown
 from otel_aimon.analysis.windows import Windows
-from otel_aimon.config import FILE_SECTION, Settings, declarative_sections
+from otel_aimon.config import FILE_SECTION, GPU, HOST, Settings, declarative_sections
 from otel_aimon.core import instruments
 from otel_aimon.core.guard import swallow
 from otel_aimon.core.instruments import InferenceInstruments, observe
 from otel_aimon.core.pipeline import Pipeline
 from otel_aimon.core.recorder import Recorder
 from otel_aimon.instrumentation.hooks import Hooks
+from otel_aimon.resources.energy import EnergyAttribution
 from otel_aimon.resources.monitor import ResourceMonitor
 from otel_aimon.version import __version__
 
@@ -67,16 +68,26 @@ class Runtime:
             stage_spans=settings.stages,
         )
         self.windows = Windows(settings.window)
+        self.energy = EnergyAttribution(
+            lambda: list(self.recorder.series_by_key.values()), queue_seconds=settings.interval
+        )
+        self._counts_energy = bool({GPU, HOST} & set(settings.resources))
         self.instruments = InferenceInstruments(meter)
         self.pipeline = Pipeline(
             self.recorder,
-            (self.instruments.record, self.windows.consume),
+            (
+                self.instruments.record,
+                self.windows.consume,
+                *((self.energy.consume,) if self._counts_energy else ()),
+            ),
             interval=settings.interval,
             tick=self._tick,
         )
         self.processor = processor.InferenceSpanProcessor(self.recorder, self.pipeline.drain)
         self._wants_processor = False
         self.resources = ResourceMonitor(settings)
+        if self._counts_energy:
+            self.resources.add_consumer(self.energy.sampled)
         if self.resources.loop_lag is not None:
             self.resources.loop_lag.install(self.recorder)
         self.shutdown_hooks = Hooks("uvicorn", self.recorder, settings)
@@ -85,6 +96,8 @@ class Runtime:
         observe(meter, semconv.INFERENCE_ACTIVE, self._observe_active)
         observe(meter, semconv.INFERENCE_QUEUE_SIZE, self._observe_queues)
         self.windows.register(meter)
+        if self._counts_energy:
+            self.energy.register(meter)
         self.resources.register(meter)
         selfmon.register(meter, self.recorder, self.pipeline, self.resources.sampler)
 
@@ -114,6 +127,7 @@ class Runtime:
         self.recorder.after_fork_in_child()
         self.pipeline.after_fork_in_child()
         self.windows.after_fork_in_child()
+        self.energy.after_fork_in_child()
         self.processor.after_fork_in_child()
         self.resources.after_fork_in_child()
         if self._wants_processor:

@@ -213,6 +213,10 @@ INFERENCE_QUEUE_DURATION: Final = Metric(
     "aimon.inference.queue.duration", "histogram", "s",
     "Time that a request waited in the framework's own queue.", _MODEL, DURATION_BUCKETS,
 )  # fmt: skip
+INFERENCE_ENERGY: Final = Metric(
+    "aimon.inference.energy", "observable_counter", "J",
+    "Energy that devices used for inference requests; an estimate.", _MODEL,
+)  # fmt: skip
 INFERENCE_STAGE_DURATION: Final = Metric(
     "aimon.inference.stage.duration", "histogram", "s",
     "Time spent in one nested layer of a request.", (*_MODEL, ERROR_TYPE), DURATION_BUCKETS,

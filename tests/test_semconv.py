@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_names_are_distinct() -> None:
 @pytest.fixture(scope="module")
 def emitted() -> Any:
     """Everything that a process emits when all that can be known is known."""
-    with Telemetry(resources=RESOURCES, event_loop_lag=True) as telemetry:
+    with Telemetry(resources=RESOURCES, sample_interval=0.1, event_loop_lag=True) as telemetry:
         running = runtime.current()
         assert running is not None
         read_everything(running.resources)
@@ -83,6 +84,13 @@ def emitted() -> Any:
         # Frameworks with a queue of their own, such as continuous batching in Transformers, watch it.
         recorder.watch_queue(recorder.series("fw", "chat", "m"), lambda: 1)
         wait_until(lambda: running.resources.snapshot is not None)
+
+        def spends_energy() -> bool:
+            with otel_aimon.inference("chat", model="m", device="cuda:0"):
+                time.sleep(0.02)
+            return bool(running.energy.totals())
+
+        wait_until(spends_energy)
         data = telemetry.reader.get_metrics_data()
         assert data is not None
         return {

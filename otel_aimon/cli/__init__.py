@@ -16,7 +16,10 @@ from otel_aimon.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-COMMANDS = {"demo": "run a real service under load and show what arrives"}
+COMMANDS = {
+    "demo": "run a real service under load and show what arrives",
+    "doctor": "say what is seen here, what will be emitted, and what is wrong",
+}
 """Command → what it does. ``otel_aimon.cli.<command>`` has its ``add_arguments`` and ``run``."""
 
 _INTERRUPTED = 130
@@ -41,11 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="otel-aimon", description="Watch AI models serve inference.")
     parser.add_argument("--version", action="version", version=f"otel-aimon {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
+    words = sys.argv[1:] if arguments is None else arguments
     runs = {}
     for name, about in COMMANDS.items():
-        module = importlib.import_module(f"otel_aimon.cli.{name}")
-        module.add_arguments(commands.add_parser(name, help=about, description=f"{about.capitalize()}."))
-        runs[name] = module.run
+        command = commands.add_parser(name, help=about, description=f"{about.capitalize()}.")
+        if name in words:
+            # The others are not imported: what one of them lacks must not stop this one.
+            module = importlib.import_module(f"otel_aimon.cli.{name}")
+            module.add_arguments(command)
+            runs[name] = module.run
     options = parser.parse_args(arguments)
     try:
         with _terminated_as_interrupted():

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from otel_aimon import semconv
 from otel_aimon.cli.load import CASES
+from otel_aimon.cli.text import WIDTH, cut, quantity, seconds, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from otel_aimon.cli.load import Outcome
     from otel_aimon.cli.receiver import Point, Received, Span
-
-WIDTH = 110
-"""No line is longer."""
 
 _FRAMEWORKS = {case.kind: case.framework for case in CASES}
 _MODEL_KEYS = (
@@ -108,7 +106,7 @@ def requests_section(evidence: Evidence) -> Section:
         )
         counted = (str(endings[each]) for each in ("completed", "failed", "abandoned"))
         rows.append((kind, str(len(outcomes)), *counted, seconds(p50), seconds(p95)))
-    lines = _table(rows, numbers_from=1)
+    lines = table(rows, numbers_from=1)
     unanswered = sum(each["unanswered"] for each in data)
     if unanswered:
         lines.append(f"{unanswered} requests got no answer.")
@@ -127,7 +125,7 @@ def traces_section(evidence: Evidence) -> Section:
         chosen.setdefault((_framework(span), span.name, _ending(span)), span)
     trees = [_tree(_root(span, by_id), children) for _, span in sorted(chosen.items(), key=_by_kind)]
     rows = [row for tree in trees for row in _tree_rows(tree, 0)]
-    lines = _table([("span", "duration", "attributes"), *rows], numbers_from=1, numbers_to=2)
+    lines = table([("span", "duration", "attributes"), *rows], numbers_from=1, numbers_to=2)
     return Section("traces", f"Traces: {len(spans)} spans; one request of each kind", trees, lines)
 
 
@@ -167,7 +165,7 @@ def events_section(evidence: Evidence) -> Section:
         f"{name}: {number}, {traced[name]} of them in a trace"
         for name, number in counted.most_common(_MOST_EVENTS)
     ] or ["none"]
-    return Section("events", f"Log events: {len(events)}", data, [_cut(line, WIDTH - 2) for line in lines])
+    return Section("events", f"Log events: {len(events)}", data, [cut(line, WIDTH - 2) for line in lines])
 
 
 def verdict_section(evidence: Evidence) -> Section:
@@ -201,7 +199,7 @@ def verdict_section(evidence: Evidence) -> Section:
             for check in checks
         ],
     }
-    lines = [*_table(rows, numbers_from=1, numbers_to=4), "", verdict]
+    lines = [*table(rows, numbers_from=1, numbers_to=4), "", verdict]
     return Section("verdict", "Is it all there?", data, lines, ok)
 
 
@@ -344,7 +342,7 @@ def _tree_rows(tree: dict[str, Any], depth: int) -> list[tuple[str, ...]]:
         for key, label in _TREE_ATTRIBUTES
         if (found := tree["attributes"].get(key)) is not None
     )
-    name = _cut("  " * depth + tree["name"], 44)
+    name = cut("  " * depth + tree["name"], 44)
     rows = [(name, seconds(tree["duration_s"]), ", ".join(shown))]
     return rows + [row for child in tree["children"] for row in _tree_rows(child, depth + 1)]
 
@@ -378,10 +376,8 @@ def _histogram_lines(points: Sequence[Point]) -> list[str]:
         label = "  ".join(filter(None, (_model(point), _others(point))))
         bounds = (bucket_bound(point, 0.5), bucket_bound(point, 0.95))
         shown = ("-" if each is None else f"≤ {quantity(each, point.unit)}" for each in bounds)
-        rows.append(
-            (_cut(f"  {label}", _LABEL), str(point.count), quantity(_mean(point), point.unit), *shown)
-        )
-    return [*_table(rows, numbers_from=1), "(p50 and p95: upper bounds of the buckets that hold them)"]
+        rows.append((cut(f"  {label}", _LABEL), str(point.count), quantity(_mean(point), point.unit), *shown))
+    return [*table(rows, numbers_from=1), "(p50 and p95: upper bounds of the buckets that hold them)"]
 
 
 def _value_lines(points: Sequence[Point]) -> list[str]:
@@ -398,9 +394,9 @@ def _value_lines(points: Sequence[Point]) -> list[str]:
         else:
             if heading:
                 rows.append((heading, ""))
-            rows.append((_cut(f"  {model}", _LABEL), labelled))
+            rows.append((cut(f"  {model}", _LABEL), labelled))
         above = (point.metric, model)
-    return _table(rows, numbers_from=len(rows[0]))
+    return table(rows, numbers_from=len(rows[0]))
 
 
 def _with_headings(points: Iterable[Point]) -> Iterator[tuple[str, Point]]:
@@ -444,7 +440,7 @@ def _point_data(point: Point) -> dict[str, Any]:
     }
 
 
-# --- numbers and tables ------------------------------------------------------------------------
+# --- numbers -----------------------------------------------------------------------------------
 
 
 def _p50_p95(durations: list[float]) -> tuple[float | None, float | None]:
@@ -452,60 +448,3 @@ def _p50_p95(durations: list[float]) -> tuple[float | None, float | None]:
         return (durations[0], durations[0]) if durations else (None, None)
     cuts = quantiles(durations, n=100, method="inclusive")
     return cuts[49], cuts[94]
-
-
-_SCALES = ((1.0, "s", 1.0), (1e-3, "ms", 1e3), (0.0, "µs", 1e6))
-
-
-def seconds(value: float | None) -> str:
-    """A duration with the unit that suits it."""
-    if value is None:
-        return "-"
-    unit, factor = next(
-        ((unit, factor) for least, unit, factor in _SCALES if value >= least > 0), _SCALES[2][1:]
-    )
-    return f"{_digits(value * factor)} {unit}" if value else "0 s"
-
-
-def quantity(value: float | None, unit: str) -> str:
-    """A metric's value; seconds and bytes with the unit that suits them."""
-    if value is None:
-        return "-"
-    if unit in _BYTES:
-        return _scaled_bytes(value)
-    return seconds(value) if unit == "s" else _digits(value)
-
-
-_BYTES = ("By", "By/s")
-
-
-def _scaled_bytes(value: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
-            return f"{_digits(value)} {unit}"
-        value /= 1024
-    return f"{_digits(value)} TiB"
-
-
-def _digits(value: float) -> str:
-    """Whole numbers as they are, others with three digits at least."""
-    return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 999.5 else f"{value:.3g}"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _table(rows: Sequence[tuple[str, ...]], *, numbers_from: int, numbers_to: int | None = None) -> list[str]:
-    """Aligned lines. Columns between the two limits are numbers: to the right."""
-    columns = len(rows[0])
-    numeric = range(numbers_from, columns if numbers_to is None else numbers_to)
-    widths = [max(len(row[column]) for row in rows) for column in range(columns)]
-    lines = []
-    for row in rows:
-        cells = (
-            cell.rjust(width) if column in numeric else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append(_cut("  ".join(cells).rstrip(), WIDTH - 2))
-    return lines

@@ -78,7 +78,9 @@ class ContainerSource:
         self._forget()
         groups = find(self._root, own)
         if not groups:
-            raise UnavailableError("this process is in no control group of its own.", level=logging.DEBUG)
+            raise UnavailableError(
+                "this process is in no control group of its own that it can see.", level=logging.DEBUG
+            )
         self._own = own
         self._cpu: CpuFiles = cpu_files(groups)
         self._memory: MemoryFiles = memory_files(groups)

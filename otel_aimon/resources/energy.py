@@ -13,8 +13,11 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import SpanKind
 
+from otel_aimon import semconv
+from otel_aimon.core.instruments import observe
 from otel_aimon.resources.energy_interval import ALONE, Interval, Load
 from otel_aimon.resources.energy_power import Powers
 from otel_aimon.resources.source import notices
@@ -22,12 +25,14 @@ from otel_aimon.resources.source import notices
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from opentelemetry.metrics import Meter
+
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.series import Series
     from otel_aimon.resources.snapshot import DeviceReading, HostReading, ProcessReading, Snapshot
 
-DELAY_SECONDS = 2.0
-"""By then an ended request has gone through the pipeline."""
+DELAY_SECONDS = 1.0
+"""By then an ended request is in the pipeline's queue: its span's processors come first."""
 
 MOST_WAITING_SECONDS = 60.0
 """An interval waits no longer than this for the requests that overlap it."""
@@ -173,7 +178,7 @@ class EnergyAttribution:
 
     Args:
         all_series: Gives every series of this process, to look for requests in flight.
-        delay: Seconds after which an ended request has come to :meth:`consume`.
+        queue_seconds: Seconds that an ended request may be in the pipeline's queue.
         clock: Nanoseconds on the clock of :attr:`Inference.start_ns`; injected by tests.
     """
 
@@ -181,11 +186,11 @@ class EnergyAttribution:
         self,
         all_series: Callable[[], Iterable[Series]],
         *,
-        delay: float = DELAY_SECONDS,
+        queue_seconds: float = 0.0,
         clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
         self._all_series = all_series
-        self._delay = int(delay * 1e9)
+        self._delay = int((DELAY_SECONDS + queue_seconds) * 1e9)
         self._clock = clock
         self.after_fork_in_child()
 
@@ -300,6 +305,13 @@ class EnergyAttribution:
                 interval.add(None, start, interval.end, None)
             elif any(ledger in self._ledgers_by_name.get(place, ()) for place in places):
                 interval.add(series, start, interval.end, None)
+
+    def register(self, meter: Meter) -> None:
+        """Register the metric."""
+        observe(meter, semconv.INFERENCE_ENERGY, self._observe)
+
+    def _observe(self, _options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(joules, series.attributes) for series, joules in self.totals()]
 
     def totals(self) -> list[tuple[Series, float]]:
         """Joules attributed so far, by series; a series that was never given any is absent."""

@@ -59,6 +59,8 @@ class ResourceMonitor:
         from otel_aimon.resources.container import ContainerSource
         from otel_aimon.resources.frameworks import FrameworkMemorySource
         from otel_aimon.resources.host import HostSource
+        from otel_aimon.resources.intel import IntelSource
+        from otel_aimon.resources.nvidia import NvidiaSource
         from otel_aimon.resources.process import ProcessSource
         from otel_aimon.resources.rapl import RaplSource
 
@@ -73,7 +75,9 @@ class ResourceMonitor:
                 Feed("rapl", "devices", RaplSource()),
             ],
             GPU: lambda: [
+                Feed("nvidia", "devices", NvidiaSource(), driver=True),
                 Feed("amd", "devices", AmdSource(), driver=True),
+                Feed("intel", "devices", IntelSource(), driver=True),
                 Feed("frameworks", "frameworks", FrameworkMemorySource()),
             ],
         }

@@ -42,6 +42,7 @@ class Feed:
         source: What is asked.
         driver: It calls a driver, which may hang.
         available: Whether it had a reading last time; None until it was asked.
+        why: Why it had none last time.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Feed:
     source: Source[Any]
     driver: bool = False
     available: bool | None = None
+    why: UnavailableError | None = field(default=None, init=False)
     _retry_at: float = field(default=0.0, init=False)
 
     def ask(self, now: float) -> Any:
@@ -58,22 +60,34 @@ class Feed:
         try:
             reading = self.source.read()
         except UnavailableError as unavailable:
-            self.available = False
+            self.has_none(str(unavailable), unavailable.level)
             self._retry_at = now + unavailable.retry
-            notices.say(f"source {self.name}", unavailable.level, "otel-aimon: %s", unavailable)
+            notices.say(
+                f"source {self.name}: {unavailable}", unavailable.level, "otel-aimon: %s", unavailable
+            )
             return None
         except Exception as error:
-            self.available = False
+            self.has_none(f"the sampling of {self.name} failed: {type(error).__name__}.")
             swallow(error, f"the sampling of {self.name}")
             return None
         if not self.available:
-            notices.forget(f"source {self.name}")
-        self.available = True
+            notices.forget(f"source {self.name}: ")
+        self.available, self.why = True, None
         return reading
+
+    def has_none(self, why: str, level: int = logging.WARNING) -> None:
+        """Remember that there is no reading now, and why.
+
+        Args:
+            why: One sentence.
+            level: As that of :class:`UnavailableError`.
+        """
+        # Not the error that was raised: it would keep the frames of the source alive.
+        self.available, self.why = False, UnavailableError(why, level=level)
 
     def after_fork_in_child(self) -> None:
         """Ask anew, as a process that has never asked."""
-        self.available = None
+        self.available = self.why = None
         self._retry_at = 0.0
         self.source.after_fork_in_child()
 
@@ -112,7 +126,7 @@ class _DriverThread:
                 logger.info("otel-aimon: %s answers again.", self.feed.name)
             return self._answer
         self._hung = True
-        self.feed.available = False
+        self.feed.has_none(f"{self.feed.name} has not answered within {PATIENCE:.1f} s.")
         notices.say(
             f"hung {self.feed.name}",
             logging.WARNING,

@@ -140,7 +140,7 @@ class Device:
     Attributes:
         id: ``hw.id``: the vendor's UUID.
         vendor: ``hw.vendor``: ``NVIDIA`` or ``AMD``; ``Intel`` for the CPU packages of RAPL too, as they say.
-        kind: ``hw.type``: ``gpu`` or ``cpu``.
+        kind: ``hw.type``: ``gpu``, or ``cpu`` and ``memory`` where RAPL counts their energy.
         name: ``hw.name``: short and unique on the host, such as ``gpu0`` or ``gpu0/mig1``.
         model: ``hw.model``: the product's name.
         parent: ``hw.parent``: the UUID of the GPU whose part this is.

@@ -67,10 +67,10 @@ class Notices:
             self._said.add(key)
         logger.log(level, message, *args)
 
-    def forget(self, key: str) -> None:
-        """Let ``key`` be said again, because it was well in between."""
+    def forget(self, prefix: str) -> None:
+        """Let what begins with ``prefix`` be said again, because it was well in between."""
         with self._lock:
-            self._said.discard(key)
+            self._said = {key for key in self._said if not key.startswith(prefix)}
 
     def after_fork_in_child(self) -> None:
         """A lock of its own."""

@@ -39,6 +39,9 @@ request = recorder.start(queued, Layer.REQUEST)
 request.queue_ns = 1
 request.end()
 while runtime.current().resources.snapshot is None: time.sleep(0.05)
+# Energy is attributed some time after the requests have ended.
+while not runtime.current().energy.totals():
+    with otel_aimon.inference("chat", model="on a gpu", device="cuda:0"): time.sleep(0.05)
 """
 
 
@@ -72,6 +75,7 @@ def test_names_labels_and_values(tmp_path: Path) -> None:
             OTEL_TRACES_EXPORTER="none",
             OTEL_LOGS_EXPORTER="none",
             OTEL_AIMON_EVENT_LOOP_LAG="true",
+            OTEL_AIMON_SAMPLE_INTERVAL="0.1",
             PYTHONPATH=str(ROOT),
             OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"http://127.0.0.1:{port}/api/v1/otlp/v1/metrics",
         )

@@ -209,7 +209,8 @@ def test_a_process_that_wants_more_than_its_quota(sandbox: Sandbox) -> None:
     assert spent(shown, "cpu_time") == pytest.approx(shown["used"], rel=0.2)
     # It was ready to run all the time, and was held back for what is left of it.
     assert after["throttled_share"] > 0.5
-    assert spent(shown, "throttled_time") == pytest.approx(shown["elapsed"] - shown["used"], rel=0.35)
+    waited = shown["elapsed"] - shown["used"]
+    assert 0.3 * waited < spent(shown, "throttled_time") < (os.cpu_count() or 1) * shown["elapsed"]
     assert 0 < spent(shown, "throttled_periods") <= spent(shown, "periods")
 
 
@@ -276,7 +277,7 @@ with open({str(tmp_path / "file")!r}, "wb") as file:
     file.write(bytes({50 * MIB}))
     file.flush()
     os.fsync(file.fileno())
-show(dict(before=before, after=read(), in_memory=in_memory()))
+    show(dict(before=before, after=read(), in_memory=in_memory()))
 """
     (shown,) = work(GROUPS + script, sandbox)
     if shown["in_memory"] > 40 * MIB:

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import NoOpTracer, SpanKind
 
+from otel_aimon.core import instruments
 from otel_aimon.core.inference import Inference
 from otel_aimon.core.layers import Layer
 from otel_aimon.core.recorder import Recorder
@@ -62,12 +65,9 @@ class House:
     now: float = 0.0
 
     def __post_init__(self) -> None:
-        self.energy = self.attribution(delay=0.0)
-
-    def attribution(self, delay: float) -> EnergyAttribution:
-        return EnergyAttribution(
+        self.energy = EnergyAttribution(
             lambda: list(self.recorder.series_by_key.values()),
-            delay=delay,
+            queue_seconds=-energy.DELAY_SECONDS,
             clock=lambda: int(self.now * SECOND),
         )
 
@@ -275,7 +275,7 @@ def test_a_request_over_several_intervals_counts_in_each(house: House) -> None:
 
 def test_an_interval_waits_for_what_is_on_its_way_through_the_queue() -> None:
     house = House()
-    house.energy = house.attribution(delay=2.0)
+    house.energy._delay = 2 * SECOND
     house.read(0, gpu(0.0))
     house.read(10, gpu(100.0))
     house.read(11, gpu(110.0))
@@ -443,18 +443,20 @@ def test_packages_feed_requests_on_the_cpu_by_the_share_of_this_process(house: H
 @pytest.mark.parametrize(
     "missing",
     [
-        {"process": None},
-        {"host": None},
-        {"process": ProcessReading(cpu_user=1.0)},
-        {"host": HostReading(cpus=4)},
-        {"host": HostReading(cpu_times={"user": 100.0, "idle": 1.0})},
+        pytest.param({"process": lambda: None}, id="no process"),
+        pytest.param({"host": lambda: None}, id="no host"),
+        pytest.param({"process": lambda: ProcessReading(cpu_user=1.0)}, id="no time in the kernel"),
+        pytest.param({"host": lambda: HostReading(cpus=4)}, id="no times of the host"),
+        pytest.param(
+            {"host": lambda: HostReading(cpu_times={"user": 1.0, "idle": 1.0})}, id="no number of CPUs"
+        ),
     ],
-    ids=str,
 )
 def test_a_cpu_share_that_is_not_known_is_absent(house: House, missing: dict[str, Any]) -> None:
     for now in range(0, 40, 10):
         house.ran(0, now, "cpu")
-        more = {"process": process(now / 2), "host": host(float(now), float(now)), **missing}
+        more: dict[str, Any] = {"process": process(now / 2), "host": host(float(now), float(now))}
+        more |= {name: read() for name, read in missing.items()}
         house.read(now, package(100.0 * now), **more)
     assert house.joules() == {}
 
@@ -497,6 +499,23 @@ def test_a_child_forgets_what_the_parent_used(house: House) -> None:
     house.ran(20, 30)
     house.read(30, gpu(250.0))
     assert house.joules() == {"m": 50.0}
+
+
+def test_the_metric_of_what_was_attributed(house: House) -> None:
+    reader = InMemoryMetricReader()
+    house.energy.register(MeterProvider([reader], shutdown_on_exit=False).get_meter("otel_aimon"))
+    house.read(0, gpu(0.0))
+    house.ran(0, 10)
+    house.read(10, gpu(100.0))
+    data = reader.get_metrics_data()
+    instruments.stop_observing()
+    assert data is not None
+    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+    found: Any = metric.data
+    assert (metric.name, metric.unit, found.is_monotonic) == ("aimon.inference.energy", "J", True)
+    assert [(point.value, point.attributes) for point in found.data_points] == [
+        (100.0, house.series().attributes)
+    ]
 
 
 spans = st.lists(

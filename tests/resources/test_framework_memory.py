@@ -12,7 +12,6 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from otel_aimon.core import guard
 from otel_aimon.resources.frameworks import FrameworkMemorySource
@@ -44,13 +43,6 @@ def allocator(current: int, reserved: int, peak: int = 1) -> dict[str, Any]:
     return {"allocated_bytes": stat(current), "reserved_bytes": stat(reserved)}
 
 
-def test_real_torch_on_a_cpu_has_none_and_stays_uninitialised(source: FrameworkMemorySource) -> None:
-    torch.ones(10).sum()
-    assert source.read() == ()
-    assert not torch.cuda.is_initialized()
-    assert not torch.xpu.is_initialized()
-
-
 def test_it_imports_nothing(tmp_path: Path) -> None:
     source = """
         import json
@@ -78,13 +70,6 @@ def test_torchs_allocator_on_each_device_that_it_has_used(
         FrameworkMemory(framework="torch", device=f"{backend}:0", allocated=100, reserved=300),
         FrameworkMemory(framework="torch", device=f"{backend}:2", allocated=0, reserved=200),
     )
-
-
-def test_the_answer_of_real_torch_has_the_shape_that_is_read() -> None:
-    # As far as it can be seen without a GPU: the functions are there, and answer nothing uninitialised.
-    for backend in (torch.cuda, torch.xpu):
-        assert backend.memory_stats_as_nested_dict(0) == {}
-        assert backend.device_count() == 0
 
 
 def test_torch_that_is_not_initialised_is_not_asked(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -215,10 +217,25 @@ def test_a_descriptor_that_the_application_took_over_is_left_alone(lock: Path, t
         os.dup2(own.fileno(), leader._file)
         number = leader._file
         assert leader.leads()
+        # By a lock that it took anew, as the first one went with the descriptor.
+        assert not Leader(lock).leads()
         leader.resign()
         os.write(number, b"still open")
         os.close(number)
     assert (tmp_path / "own").read_text() == "still open"
+
+
+def test_a_descriptor_that_the_application_closed_costs_the_lead_only(lock: Path) -> None:
+    leader, other = Leader(lock), Candidate(lock)
+    assert leader.leads()
+    assert leader._file is not None
+    os.close(leader._file)
+    assert other.leads()
+    assert not leader.leads()
+    other.kill()
+    assert leader.leads()
+    leader.resign()
+    other.end()
 
 
 def test_what_is_made_is_open_to_all_users(lock: Path) -> None:
@@ -234,13 +251,12 @@ def test_what_is_made_is_open_to_all_users(lock: Path) -> None:
 
 
 @pytest.fixture
-def open_lock(lock: Path) -> Path:
-    """A lock path that other users can reach."""
-    for directory in (lock.parent.parent, *lock.parent.parent.parents):
-        if directory.stat().st_uid != os.geteuid():
-            break
-        directory.chmod(directory.stat().st_mode | 0o011)
-    return lock
+def open_lock() -> Iterator[Path]:
+    """A lock path that other users can reach, unlike those below pytest's own directory."""
+    directory = Path(tempfile.mkdtemp(prefix="otel-aimon-test-"))
+    directory.chmod(0o755)
+    yield directory / "otel-aimon" / "host.lock"
+    shutil.rmtree(directory)
 
 
 def test_processes_of_two_users_elect_one(open_lock: Path) -> None:
@@ -268,7 +284,7 @@ def expected_notice(why: str) -> str:
     return (
         "otel-aimon cannot agree with the other processes of this host on which of them exports what all of "
         f"them see (lock file: {why}), so each one does, and sums over processes count it several times. Set "
-        "OTEL_AIMON_LEADER_LOCK to a directory of this host that all of them may write to."
+        "OTEL_AIMON_LOCK_DIRECTORY to a directory of this host that all of them may write to."
     )
 
 
@@ -304,6 +320,11 @@ def test_a_lock_that_becomes_usable_is_used(tmp_path: Path, caplog: pytest.LogCa
     assert not second.leads()
     assert len(notices_of(caplog)) == 1
     first.resign()
+    shutil.rmtree(directory)
+    directory.touch()
+    assert first.leads() and second.leads()
+    # It was well in between.
+    assert len(notices_of(caplog)) == 2
 
 
 def link(path: Path) -> None:

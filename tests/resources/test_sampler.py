@@ -138,6 +138,18 @@ class TestASourceThatHasNothing:
         again(running)
         assert said(caplog) == [("WARNING", "otel-aimon: The driver is gone.")] * 2
 
+    def test_another_reason_is_said_too(
+        self, make: Callable[..., Sampler], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        none = UnavailableError("There is no driver.", level=logging.DEBUG, retry=0)
+        broken = UnavailableError("The driver does not work.", retry=0)
+        running = make(Feed("nvidia", "process", Scripted(none, broken, none, broken)))
+        again(running)
+        again(running)
+        assert [each for each in said(caplog) if each[0] != "DEBUG"] == [
+            ("WARNING", "otel-aimon: The driver does not work.")
+        ]
+
     def test_is_not_worth_a_warning_where_nothing_is_wrong(
         self, make: Callable[..., Sampler], caplog: pytest.LogCaptureFixture
     ) -> None:

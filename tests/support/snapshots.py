@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from otel_aimon.resources.monitor import ResourceMonitor
@@ -120,12 +121,21 @@ class Fixed:
         self.closed = True
 
 
+class Counting(Fixed):
+    """A device whose energy counter moves on with each reading."""
+
+    def read(self) -> Any:
+        now = self.reading
+        self.reading = replace(now, energy=now.energy + 1.0)
+        return (now,)
+
+
 def read_everything(monitor: ResourceMonitor) -> None:
     """Give a monitor sources that know everything, before it starts."""
     monitor.sampler.prepare = lambda: [
         Feed("process", "process", Fixed(PROCESS)),
         Feed("host", "host", Fixed(HOST)),
         Feed("container", "container", Fixed(CONTAINER)),
-        Feed("nvidia", "devices", Fixed((DEVICE,)), driver=True),
+        Feed("nvidia", "devices", Counting(DEVICE), driver=True),
         Feed("frameworks", "frameworks", Fixed((FRAMEWORK,))),
     ]
