@@ -93,7 +93,7 @@ def alert_event(notice: Notice, wall: WallClock, cause: tuple[str, float] | None
     step = notice.step
     rule = step.rule
     resolved = step.state == "resolved"
-    trace_ids = step.worst.trace_ids[:MOST_EXEMPLARS] if step.worst is not None else ()
+    trace_ids = _examples(step)
     attributes: dict[str, Any] = {
         semconv.ALERT_ID: step.episode,
         semconv.ALERT_FINGERPRINT: fingerprint(rule.name, step.identity),
@@ -192,6 +192,13 @@ def _trace_context(event: AlertEvent) -> Context:
 
 
 _EXAMPLE = re.compile(r"([0-9a-f]{32})(?:-([0-9a-f]{16}))?")
+
+
+def _examples(step: Transition) -> tuple[str, ...]:
+    for evidence in (step.worst, step.evidence):
+        if evidence is not None and evidence.trace_ids:
+            return evidence.trace_ids[:MOST_EXEMPLARS]
+    return ()
 
 
 def _worst_example(trace_ids: tuple[str, ...]) -> tuple[str, str]:

@@ -27,7 +27,7 @@ class Item:
     """A value and its place.
 
     Attributes:
-        line: From 1.
+        line: From 1; that of its key, for a mapping's value.
         text: A scalar as written; None for a list, a mapping and null.
         items: A list's values.
         fields: A mapping's values.
@@ -133,6 +133,7 @@ def _item(node: Any, above: set[int], left: list[int]) -> Item:
             raise Wrong("malformed YAML: a key is not a text", "write a name before the colon", key_line)
         if key.value in found.fields:
             raise Wrong(f"{shown(key.value)} is written twice", "keep one of them", key_line)
-        found.fields[key.value] = _item(value, above, left)
-        found.lines[key.value] = key_line
+        child = found.fields[key.value] = _item(value, above, left)
+        # What people look for is the key, also where its value begins on the next line.
+        child.line = found.lines[key.value] = key_line
     return found

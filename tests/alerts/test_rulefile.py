@@ -212,7 +212,7 @@ def test_mistakes_in_the_environment_are_named() -> None:
 
 MISTAKES = {
     "an unknown rule": (
-        "rules:\n  latency.shfit: {on: 3}\n",
+        "rules:\n  latency.shfit:\n    on: 3\n",
         ["rules.yaml:2: unknown rule 'latency.shfit'; did you mean latency.shift; a rule of your own needs a "
          "signal or an expression."],
     ),
