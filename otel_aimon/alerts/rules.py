@@ -115,10 +115,10 @@ class Rule:
 
 
 _SLI_SIGNALS = {
-    "error": ("aimon.inference.error.ratio", "1", "failed requests"),
-    "ttft": ("gen_ai.server.time_to_first_token", "s", "requests whose first token came too late"),
-    "tpot": ("gen_ai.server.time_per_output_token", "s", "requests whose tokens came too slowly"),
-    "e2e": ("aimon.inference.duration", "s", "requests that took too long"),
+    "error": ("aimon.inference.error.ratio", "failed"),
+    "ttft": ("gen_ai.server.time_to_first_token", "got their first token too late"),
+    "tpot": ("gen_ai.server.time_per_output_token", "got their tokens too slowly"),
+    "e2e": ("aimon.inference.duration", "took too long"),
 }
 
 
@@ -128,7 +128,7 @@ def burn_rules(objective: Objective) -> tuple[Rule, ...]:
     The threshold is capped at half of the largest burn rate that can occur, 1 / (1 - target): without
     that, the rule of an objective below 93.06 % could never fire.
     """
-    signal, _, what = _SLI_SIGNALS[objective.sli]
+    signal, what = _SLI_SIGNALS[objective.sli]
     return tuple(
         Rule(
             name=f"slo.{objective.name}.burn_{pair.name}",
@@ -143,9 +143,9 @@ def burn_rules(objective: Objective) -> tuple[Rule, ...]:
             needed=1,
             of=1,
             keep_firing=pair.short,
-            summary=f"The error budget of {{where}} burns {{score}} times too fast: {{value}} {what} "
-            f"in the last {_hours(pair.long)} (objective {objective.describe()}).",
-            rationale=f"Site Reliability Workbook: {pair.budget:.0%} of a 30-day budget within {_hours(pair.long)}, "
+            summary=f"The error budget of {{where}} burns {{score}} times too fast: in the last {_hours(pair.long)}, "
+            f"{{value}} of its requests {what} (objective {objective.describe()}).",
+            rationale=f"Site Reliability Workbook: {pair.budget * 100:.0f} % of a 30-day budget within {_hours(pair.long)}, "
             f"and still burning within the last {_hours(pair.short)}.",
         )
         for pair in WINDOWS
@@ -314,7 +314,7 @@ _OTHERS = (
         off=0.5 * _HYSTERESIS,
         hold=30.0,
         every=1.0,
-        summary="Requests of {where} will wait {value} in the queue, {score} of what their first token may take.",
+        summary="Requests of {where} will wait {value} in the queue, {score} times what their first token may take.",
         rationale="Little's law, queue / throughput: tells of a breach before the latency of finished requests does.",
     ),
     _SATURATION,
@@ -521,13 +521,13 @@ _OTHERS = (
         name="telemetry.dropped",
         category="threshold",
         domain="telemetry",
-        signal="otel.sdk.dropped",
-        unit="{item}",
+        signal="otel.sdk.processor.span.processed",
+        unit="{span}",
         severity="warning",
         on=1.0,
         off=1.0,
         hold=60.0,
-        summary="The exporter of {where} dropped {value} in the last {window}: what the backend shows is incomplete.",
+        summary="The exporters of {where} dropped {value} in the last {window}: what the backend shows is incomplete.",
         rationale="An alert that cannot leave the process helps nobody.",
     ),
 )
