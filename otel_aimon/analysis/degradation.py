@@ -1,0 +1,214 @@
+"""All models of a process: which of them, or all together, got slower, fail, or lack traffic."""
+
+from __future__ import annotations
+
+from math import exp, sqrt
+from typing import TYPE_CHECKING, Any
+
+from otel_aimon import semconv
+from otel_aimon.analysis.autoregression import Autoregression
+from otel_aimon.analysis.daily_profile import DAY_SECONDS, DailyProfile
+from otel_aimon.analysis.error_shift import ErrorShift
+from otel_aimon.analysis.evidence import Evidence, Identity
+from otel_aimon.analysis.latency_watch import LatencyWatch
+from otel_aimon.analysis.level_shift import LevelShift
+from otel_aimon.analysis.slow_drift import SlowDrift
+from otel_aimon.analysis.tick import TICK_SECONDS
+from otel_aimon.analysis.traffic_level import TrafficLevel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from otel_aimon.analysis.tick import Tick
+
+LEARNING_SECONDS = DAY_SECONDS
+"""Until then nothing is known to be unusual."""
+
+SUSPICIOUS = {"shift": 14.0, "drift": 0.9, "error": 3.0, "traffic": 5.0}
+"""From these scores on nothing is learned: what is wrong must not become usual."""
+
+QUIET_TICKS = 12
+"""Learning goes on so many ticks after the last suspicion."""
+
+MAX_SERIES = 128
+_CLIP = 3.0
+_EVERYBODY: Identity = ()
+
+
+class _Series:
+    """What is known of one model."""
+
+    __slots__ = ("errors", "identity", "latency", "quiet")
+
+    def __init__(self, identity: Identity, tick_seconds: float) -> None:
+        self.identity = identity
+        self.latency = LatencyWatch(tick_seconds)
+        self.errors = ErrorShift()
+        self.quiet = QUIET_TICKS
+
+
+class _Together:
+    """All models as one: their residuals, weighted by how well each is known."""
+
+    __slots__ = ("drift", "errors", "noise", "quiet", "residual", "shift", "traffic", "white")
+
+    def __init__(self, tick_seconds: float) -> None:
+        self.noise = Autoregression(tick_seconds)
+        self.shift = LevelShift()
+        self.drift = SlowDrift()
+        self.errors = ErrorShift()
+        self.traffic = TrafficLevel(DailyProfile(tick_seconds))
+        self.quiet = QUIET_TICKS
+        self.residual: float | None = None
+        self.white = 0.0
+
+    def see(self, watches: list[LatencyWatch]) -> None:
+        known = [(each, each.residual) for each in watches if each.residual is not None]
+        weights = [1.0 / (watch.white + watch.noise.variance) for watch, _ in known]
+        total = sum(weights)
+        if not known:
+            self.residual = None
+            return
+        self.residual = sum(w * residual for w, (_, residual) in zip(weights, known, strict=True)) / total
+        self.white = sum(w * w * watch.white for w, (watch, _) in zip(weights, known, strict=True)) / total**2
+
+    def judge(self) -> None:
+        if self.residual is not None:
+            self.shift.add(self.residual, self.white, self.noise.rho, self.noise.variance)
+            self.drift.add(self.residual, self.white, self.noise)
+
+    def learn(self) -> None:
+        if self.residual is not None:
+            limit = _CLIP * sqrt(self.white + self.noise.variance)
+            self.noise.add(max(-limit, min(limit, self.residual)))
+
+
+class Degradation:
+    """Takes a tick of every model, and says what is unusual.
+
+    Args:
+        tick_seconds: Time between two ticks.
+        learning: Seconds before it says anything.
+    """
+
+    def __init__(self, tick_seconds: float = TICK_SECONDS, learning: float = LEARNING_SECONDS) -> None:
+        self._tick_seconds = tick_seconds
+        self._learning = learning
+        self._born: float | None = None
+        self._series: dict[str, _Series] = {}
+        self._together = _Together(tick_seconds)
+
+    def tick(self, time: float, ticks: Mapping[str, Tick]) -> list[Evidence]:
+        """Take what ended in the last tick.
+
+        Args:
+            time: Seconds since some midnight (UTC will do): the time of day counts.
+            ticks: By model; a model without requests may be left out.
+
+        Returns:
+            Evidence for ``latency.shift``, ``latency.drift``, ``error.shift``, ``traffic.drop`` and
+            ``traffic.surge``, for each model and for all together; none while it learns.
+        """
+        if self._born is None:
+            self._born = time
+        age = time - self._born
+        known = age >= self._learning
+        present = [(series, tick) for name, tick in ticks.items() if (series := self._of(name)) is not None]
+        self._judge(time, present, known)
+        self._learn(time, present, known)
+        return list(self._evidence(present)) if known else []
+
+    def _of(self, name: str) -> _Series | None:
+        series = self._series.get(name)
+        if series is None and len(self._series) < MAX_SERIES:
+            identity = ((semconv.AIMON_MODEL_NAME, name),)
+            series = self._series[name] = _Series(identity, self._tick_seconds)
+        return series
+
+    def _judge(self, time: float, present: list[tuple[_Series, Tick]], known: bool) -> None:
+        together = self._together
+        for series, tick in present:
+            series.latency.see(time, tick)
+        together.see([series.latency for series, _ in present])
+        together.judge()
+        together.quiet = _quiet(together.quiet, together.shift, together.drift)
+        common = (together.residual or 0.0) if together.quiet < QUIET_TICKS else 0.0
+        count, errors = sum(tick.count for _, tick in present), sum(tick.errors for _, tick in present)
+        _add_errors(together.errors, count, errors, known)
+        all_fail = together.errors.score >= SUSPICIOUS["error"]
+        for series, tick in present:
+            series.latency.judge(common)
+            series.quiet = _quiet(series.quiet, series.latency.shift, series.latency.drift)
+            _add_errors(series.errors, tick.count, tick.errors, known)
+            if all_fail:
+                # That one of them fails too is no news, and would be no news when the others have stopped.
+                series.errors.score = 0.0
+        calm = not known or max(together.traffic.drop, together.traffic.surge) < SUSPICIOUS["traffic"]
+        together.traffic.add(time, count, learn=calm)
+        for series, tick in present:
+            series.latency.follow_load(time, tick.count, learn=calm)
+
+    def _learn(self, time: float, present: list[tuple[_Series, Tick]], known: bool) -> None:
+        together = self._together
+        if known and together.quiet < QUIET_TICKS:
+            return
+        for series, _ in present:
+            if series.quiet >= QUIET_TICKS or not known:
+                series.latency.learn(time, slope=known)
+        together.learn()
+
+    def _evidence(self, present: list[tuple[_Series, Tick]]) -> Iterator[Evidence]:
+        together = self._together
+        yield from _latency_evidence(_EVERYBODY, together.shift, together.drift, together.residual, None)
+        yield Evidence("error.shift", _EVERYBODY, together.errors.score, baseline=together.errors.usual)
+        count = sum(tick.count for _, tick in present)
+        usual = together.traffic.usual
+        if usual is not None:
+            rate, baseline = count / self._tick_seconds, usual / self._tick_seconds
+            for rule, score in (
+                ("traffic.drop", together.traffic.drop),
+                ("traffic.surge", together.traffic.surge),
+            ):
+                yield Evidence(rule, _EVERYBODY, score, value=rate, baseline=baseline, samples=count)
+        for series, tick in present:
+            watch = series.latency
+            yield from _latency_evidence(
+                series.identity, watch.shift, watch.drift, watch.residual, watch.usual
+            )
+            yield Evidence(
+                "error.shift",
+                series.identity,
+                series.errors.score,
+                value=tick.errors / tick.count if tick.count else None,
+                baseline=series.errors.usual,
+                samples=tick.count,
+            )
+
+    def state(self) -> dict[str, Any]:
+        """What was learned, for a file."""
+        return {
+            name: {"latency": series.latency.state(), "errors": series.errors.state()}
+            for name, series in self._series.items()
+        }
+
+
+def _add_errors(test: ErrorShift, count: int, errors: int, known: bool) -> None:
+    test.add(count, errors, learn=test.score < SUSPICIOUS["error"], cautious=known)
+
+
+def _quiet(ticks: int, shift: LevelShift, drift: SlowDrift) -> int:
+    suspicious = shift.score >= SUSPICIOUS["shift"] or drift.score >= SUSPICIOUS["drift"]
+    return 0 if suspicious else ticks + 1
+
+
+def _latency_evidence(
+    identity: Identity, shift: LevelShift, drift: SlowDrift, residual: float | None, usual: float | None
+) -> Iterator[Evidence]:
+    if residual is None:
+        return
+    for rule, score, size in (
+        ("latency.shift", shift.score, shift.shift),
+        ("latency.drift", drift.score, drift.drift),
+    ):
+        value = usual * exp(size) if usual is not None else exp(size)
+        yield Evidence(rule, identity, score, value=value, baseline=usual if usual is not None else 1.0)
