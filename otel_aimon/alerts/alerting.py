@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from otel_aimon.alerts.events import AlertEvent
     from otel_aimon.alerts.rules import Rule
-    from otel_aimon.analysis.evidence import Evidence, Identity
+    from otel_aimon.analysis.evidence import Evidence
 
     Emit = Callable[[AlertEvent], object]
     Explain = Callable[[Transition], tuple[str, float] | None]
@@ -136,11 +136,7 @@ class Alerting:
             if not step.heartbeat:
                 self._transitions[step.rule.name, step.rule.severity, step.state] += 1
             self._groups.take(step)
-        active = self._machine.active()
-
-        def inhibitor_of(rule: Rule, identity: Identity) -> str | None:
-            return self._inhibition.inhibitor_of(rule, identity, active)
-
+        inhibitor_of = self._inhibition.among(self._machine.active())
         offset = self._wall() - int(now * 1e9)
 
         def wall(at: float) -> int:

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from otel_aimon.alerts.machine import Active
     from otel_aimon.alerts.rules import Rule
@@ -29,31 +29,30 @@ class Inhibition:
     def __init__(self, rules: Iterable[Rule]) -> None:
         rules = tuple(rules)
         circular = frozenset(circle(rules))
-        self._rank = {rule.name: rank(rule) for rule in rules}
-        self._patterns = {rule.name: () if rule.name in circular else rule.inhibited_by for rule in rules}
+        self._inhibitors = {
+            rule.name: tuple(
+                other.name for other in _inhibitors(rule, rules, patterns=rule.name not in circular)
+            )
+            for rule in rules
+        }
 
-    def inhibitor_of(self, rule: Rule, identity: Identity, active: Iterable[Active]) -> str | None:
-        """The rule whose alert inhibits an alert of ``rule``; None when nothing does.
+    def among(self, active: Iterable[Active]) -> Callable[[Rule, Identity], str | None]:
+        """A function that names the rule that inhibits an alert; None when nothing does.
 
         Args:
-            rule: The rule of the alert in question.
-            identity: What that alert is about.
-            active: Every alert that fires or recovers; the one in question may be among them.
+            active: Every alert that fires or recovers; the ones in question may be among them.
         """
-        if never_inhibited(rule):
+        by_rule: dict[str, list[Identity]] = {}
+        for alert in active:
+            by_rule.setdefault(alert.rule.name, []).append(alert.identity)
+
+        def inhibitor_of(rule: Rule, identity: Identity) -> str | None:
+            for name in self._inhibitors.get(rule.name, ()):
+                if any(can_be_one(identity, other) for other in by_rule.get(name, ())):
+                    return name
             return None
-        mine = self._rank.get(rule.name)
-        patterns = self._patterns.get(rule.name, ())
-        for other in active:
-            name = other.rule.name
-            if name == rule.name or not can_be_one(identity, other.identity):
-                continue
-            theirs = self._rank.get(name)
-            if mine is not None and theirs is not None and theirs < mine:
-                return name
-            if any(fnmatchcase(name, pattern) for pattern in patterns):
-                return name
-        return None
+
+        return inhibitor_of
 
 
 def never_inhibited(rule: Rule) -> bool:
@@ -77,25 +76,25 @@ def can_be_one(one: Identity, other: Identity) -> bool:
     return all(there.get(key, value) == value for key, value in one)
 
 
+def _inhibitors(rule: Rule, rules: Iterable[Rule], *, patterns: bool = True) -> list[Rule]:
+    """Rules whose alerts inhibit those of ``rule``, the strongest first."""
+    if never_inhibited(rule):
+        return []
+    mine = rank(rule)
+    found = []
+    for other in rules:
+        theirs = rank(other)
+        by_order = mine is not None and theirs is not None and theirs < mine
+        by_name = patterns and any(fnmatchcase(other.name, pattern) for pattern in rule.inhibited_by)
+        if other.name != rule.name and (by_order or by_name):
+            found.append((len(ORDER) if theirs is None else theirs, other))
+    found.sort(key=lambda pair: pair[0])
+    return [other for _, other in found]
+
+
 def circle(rules: Iterable[Rule]) -> list[str]:
     """Rules that would inhibit one another in a circle, in its order; empty when there is none."""
     rules = tuple(rules)
-    ranks = {rule.name: rank(rule) for rule in rules}
-
-    def inhibitors(rule: Rule) -> list[Rule]:
-        if never_inhibited(rule):
-            return []
-        mine = ranks[rule.name]
-        return [
-            other
-            for other in rules
-            if other.name != rule.name
-            and (
-                any(fnmatchcase(other.name, pattern) for pattern in rule.inhibited_by)
-                or (mine is not None and (theirs := ranks[other.name]) is not None and theirs < mine)
-            )
-        ]
-
     done: set[str] = set()
     path: list[str] = []
 
@@ -105,7 +104,7 @@ def circle(rules: Iterable[Rule]) -> list[str]:
         if rule.name in done:
             return []
         path.append(rule.name)
-        for other in inhibitors(rule):
+        for other in _inhibitors(rule, rules):
             if found := visit(other):
                 return found
         path.pop()

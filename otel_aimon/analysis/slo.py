@@ -19,7 +19,7 @@ from otel_aimon import semconv
 from otel_aimon.analysis.evidence import Evidence, Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 Sli = Literal["error", "ttft", "tpot", "e2e"]
 
@@ -155,10 +155,11 @@ class _Counts:
         self._bad = array("I", bytes(_ITEM * _BUCKETS))
         self._last = int(now // bucket)
 
-    def add(self, good: bool, now: float) -> None:
+    def add(self, good: int, bad: int, now: float) -> None:
         self._advance(now)
-        ring = self._good if good else self._bad
-        ring[self._last % _BUCKETS] += 1
+        place = self._last % _BUCKETS
+        self._good[place] += good
+        self._bad[place] += bad
 
     def _advance(self, now: float) -> None:
         number = int(now // self._bucket)
@@ -175,26 +176,47 @@ class _Counts:
 
 
 class _Tally:
-    """All counts of one objective for one identity."""
+    """All counts of one objective for one identity.
 
-    __slots__ = ("bad", "born", "examples", "good", "rings", "used")
+    Requests are only counted up; the rings get them when the narrowest bucket is over or they are read.
+    """
+
+    __slots__ = ("_bad", "_counted_at", "_good", "_until", "bad", "born", "examples", "good", "rings")
 
     def __init__(self, now: float) -> None:
         self.born = now
-        self.used = now
-        self.good = 0
-        self.bad = 0
+        self.good = self.bad = 0
         self.rings = tuple(_Counts(pair.long / _BUCKETS, now) for pair in WINDOWS)
         self.examples: tuple[str, ...] = ()
+        self._good = self._bad = 0
+        self._counted_at = now
+        self._until = self._end_of_bucket(now)
 
-    def add(self, good: bool, now: float) -> None:
-        self.used = now
+    @staticmethod
+    def _end_of_bucket(now: float) -> float:
+        narrowest = WINDOWS[0].long / _BUCKETS
+        return (now // narrowest + 1) * narrowest
+
+    def add(self, good: bool, now: float, trace_id: str | None) -> None:
+        if now >= self._until:
+            self.settle()
+            self._until = self._end_of_bucket(now)
+        self._counted_at = now
         if good:
-            self.good += 1
+            self._good += 1
         else:
-            self.bad += 1
-        for ring in self.rings:
-            ring.add(good, now)
+            self._bad += 1
+            if trace_id is not None:
+                self.examples = (trace_id, *self.examples[:2])
+
+    def settle(self) -> None:
+        """Move what was counted into the rings and the totals."""
+        if self._good or self._bad:
+            for ring in self.rings:
+                ring.add(self._good, self._bad, self._counted_at)
+            self.good += self._good
+            self.bad += self._bad
+            self._good = self._bad = 0
 
 
 class EndedRequest(Protocol):
@@ -231,6 +253,9 @@ class SloTracker:
     ) -> None:
         """Count a request under every objective that applies to it.
 
+        A cancelled request is neither good nor bad, and a failed one counts against errors alone: its
+        latency says nothing.
+
         Args:
             request: It ended.
             model: Its model's name.
@@ -238,65 +263,80 @@ class SloTracker:
             now: Monotonic seconds.
             trace_id: Its trace, if it is sampled, as an example of a bad one.
         """
+        error = request.error_type
+        if error == semconv.ERROR_TYPE_CANCELLED:
+            return
+        with self._lock:
+            judged = self._by_identity.get((model, identity))
+            if judged is None:
+                if len(self._by_identity) >= MAX_IDENTITIES:
+                    return
+                judged = self._by_identity[model, identity] = self._judged(model, identity, now)
+            for sli, limit, tally in judged:
+                if sli == "error":
+                    tally.add(error is None, now, trace_id)
+                elif error is None:
+                    latency = _LATENCIES[sli](request)
+                    if latency is not None:
+                        tally.add(latency <= limit, now, trace_id)
+
+    def _judged(self, model: str, identity: Identity, now: float) -> tuple[tuple[Sli, float, _Tally], ...]:
+        found = []
         for objective in self.objectives:
-            if objective.model is not None and objective.model != model:
-                continue
-            good = is_good(objective, request)
-            if good is not None:
-                self.count(objective, identity, good, now, trace_id)
+            if objective.model is None or objective.model == model:
+                tally = self._tally(objective, identity, now)
+                if tally is not None:
+                    found.append((objective.sli, objective.limit or 0.0, tally))
+        return tuple(found)
+
+    def _tally(self, objective: Objective, identity: Identity, now: float) -> _Tally | None:
+        key = (objective, identity)
+        tally = self._tallies.get(key)
+        if tally is None and len(self._tallies) < MAX_IDENTITIES * len(self.objectives):
+            tally = self._tallies[key] = _Tally(now)
+        return tally
 
     def count(
         self, objective: Objective, identity: Identity, good: bool, now: float, trace_id: str | None = None
     ) -> None:
         """Count one request that was judged already."""
-        key = (objective, identity)
         with self._lock:
-            tally = self._tallies.get(key)
-            if tally is None:
-                if len(self._tallies) >= MAX_IDENTITIES * max(1, len(self.objectives)):
-                    return
-                tally = self._tallies[key] = _Tally(now)
-            tally.add(good, now)
-            if not good and trace_id is not None:
-                tally.examples = (trace_id, *tally.examples[:2])
+            tally = self._tally(objective, identity, now)
+            if tally is not None:
+                tally.add(good, now, trace_id)
 
     def evidences(self, now: float) -> list[Evidence]:
         """Burn-rate evidence of every objective and identity that can be judged at ``now``."""
         found: list[Evidence] = []
         with self._lock:
             for (objective, identity), tally in self._tallies.items():
+                tally.settle()
                 found += _burn_evidence(objective, identity, tally, now)
         return found
 
     def totals(self) -> list[tuple[Objective, Identity, int, int]]:
         """Good and bad requests since the start, for ``aimon.slo.events``."""
         with self._lock:
-            return [(*key, tally.good, tally.bad) for key, tally in self._tallies.items()]
+            for tally in self._tallies.values():
+                tally.settle()
+            return [
+                (*key, tally.good, tally.bad)
+                for key, tally in self._tallies.items()
+                if tally.good or tally.bad
+            ]
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's requests."""
         self._lock = threading.Lock()
         self._tallies: dict[tuple[Objective, Identity], _Tally] = {}
+        self._by_identity: dict[tuple[str, Identity], tuple[tuple[Sli, float, _Tally], ...]] = {}
 
 
-def is_good(objective: Objective, request: EndedRequest) -> bool | None:
-    """Whether a request meets an objective; None when that cannot be said of it.
-
-    A cancelled request is neither good nor bad, and a failed one counts against errors alone: its
-    latency says nothing.
-    """
-    if request.error_type == semconv.ERROR_TYPE_CANCELLED:
-        return None
-    if objective.sli == "error":
-        return request.error_type is None
-    if request.error_type is not None:
-        return None
-    latency = {
-        "ttft": request.time_to_first_token,
-        "tpot": request.time_per_output_token,
-        "e2e": request.duration,
-    }[objective.sli]
-    return None if latency is None or objective.limit is None else latency <= objective.limit
+_LATENCIES: dict[Sli, Callable[[EndedRequest], float | None]] = {
+    "ttft": lambda request: request.time_to_first_token,
+    "tpot": lambda request: request.time_per_output_token,
+    "e2e": lambda request: request.duration,
+}
 
 
 def _burn_evidence(objective: Objective, identity: Identity, tally: _Tally, now: float) -> Iterator[Evidence]:

@@ -51,7 +51,7 @@ def test_whatever_happens(ticks: list[tuple[float, list[Evidence]]], wait: float
         for event in events:
             if event.name == "aimon.alert":
                 identity = tuple(pair for pair in event.attributes.items() if pair[0] == "aimon.model.name")
-                assert inhibition.inhibitor_of(by_name[event.rule], identity, active) is None
+                assert inhibition.among(active)(by_name[event.rule], identity) is None
     world.now = now + 1
     world.alerting.shutdown()
 

@@ -20,7 +20,7 @@ def by_name(name: str) -> Rule:
 
 def inhibitor(rule_name: str, by: str, *, mine: object = M, theirs: object = M) -> str | None:
     active = [Active(by_name(by), theirs, "e")]  # type: ignore[arg-type]
-    return Inhibition(RULES).inhibitor_of(by_name(rule_name), mine, active)  # type: ignore[arg-type]
+    return Inhibition(RULES).among(active)(by_name(rule_name), mine)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_critical_burn_rate_is_never_inhibited() -> None:
     assert inhibitor("slo.ttft.burn_fast", "gpu.error") is None
     milder = rule("slo.ttft.burn_fast")
     inhibition = Inhibition([milder, by_name("latency.shift")])
-    assert inhibition.inhibitor_of(milder, M, [Active(by_name("latency.shift"), M, "e")]) == "latency.shift"
+    assert inhibition.among([Active(by_name("latency.shift"), M, "e")])(milder, M) == "latency.shift"
 
 
 def test_only_what_can_be_about_the_same_thing() -> None:
@@ -58,7 +58,7 @@ def test_only_what_can_be_about_the_same_thing() -> None:
 def test_a_shifted_workload_explains_raw_latency() -> None:
     raw = rule("p95.high", inhibited_by=("workload.*",))
     shift = by_name("workload.shift")
-    assert Inhibition([raw, shift]).inhibitor_of(raw, M, [Active(shift, M, "e")]) == "workload.shift"
+    assert Inhibition([raw, shift]).among([Active(shift, M, "e")])(raw, M) == "workload.shift"
 
 
 def test_an_inhibited_alert_is_told_when_it_outlasts_what_inhibits_it() -> None:
@@ -114,8 +114,8 @@ def test_a_circle_inhibits_nothing() -> None:
     assert sorted(circle([one, two, SHIFT])) == ["one", "two"]
     inhibition = Inhibition([one, two])
     active = [Active(one, M, "1"), Active(two, M, "2")]
-    assert inhibition.inhibitor_of(one, M, active) is None
-    assert inhibition.inhibitor_of(two, M, active) is None
+    assert inhibition.among(active)(one, M) is None
+    assert inhibition.among(active)(two, M) is None
 
 
 def test_a_circle_through_the_built_in_order_is_one_too() -> None:

@@ -18,7 +18,6 @@ from otel_aimon.analysis.slo import (
     Objective,
     SloTracker,
     cautious_ratio,
-    is_good,
 )
 from tests.alerts.support import M, World, model
 
@@ -70,7 +69,9 @@ def serve(tracker: SloTracker, start: float, end: float, rate: float, bad: float
     ],
 )
 def test_what_is_good(objective: Objective, request_: Any, good: bool | None) -> None:
-    assert is_good(objective, request_) is good
+    tracker = SloTracker([objective])
+    tracker.consume(request_, "m", M, 0.0)
+    assert [row[2:] for row in tracker.totals()] == ([] if good is None else [(int(good), int(not good))])
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,9 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = SloTracker([ERROR])
     for number in range(5):
         tracker.count(ERROR, model(str(number)), True, 0.0)
+        tracker.consume(Request(), "m", model(str(number)), 0.0)
     assert len(tracker.totals()) == 3
+    assert len(tracker._by_identity) == 3
 
 
 def test_a_forked_child_starts_from_zero() -> None:
@@ -235,7 +238,7 @@ def test_counts_are_those_of_the_window(steps: list[tuple[float, bool]]) -> None
     seen: list[tuple[int, bool]] = []
     for passed, good in steps:
         now += passed
-        counts.add(good, now)
+        counts.add(int(good), int(not good), now)
         seen.append((int(now // 30), good))
     for seconds in (300.0, 3600.0):
         inside = [good for bucket, good in seen if bucket > int(now // 30) - seconds / 30]
