@@ -5,6 +5,9 @@ others as its children. A later one is told by itself only when it is worse than
 group's last told alert resolves when nothing as bad in the group is active any more, so that one fault
 makes one pair of events.
 
+An alert about the whole process joins the one group of its domain that there is, or opens one; and its
+group takes in those about single models, so that a fault of all models is told once.
+
 What is inhibited, flapping or over the storm limit is withheld; it is told later if it still fires then.
 Only what was told is resolved by an event, and then exactly once.
 """
@@ -65,6 +68,10 @@ class _Member:
         self.was_inhibited_by: str | None = None
 
     @property
+    def model(self) -> str | None:
+        return _model(self.step.identity)
+
+    @property
     def severity(self) -> int:
         return SEVERITIES.index(self.step.rule.severity)
 
@@ -96,6 +103,14 @@ class _Group:
         self.opened = opened
         self.members: dict[str, _Member] = {}
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether it holds an alert about the whole process."""
+        return any(not member.step.identity for member in self.members.values())
+
+    def models(self) -> set[str]:
+        return {member.model for member in self.members.values() if member.active and member.model}
+
 
 class Groups:
     """Collects transitions and says what to tell.
@@ -107,6 +122,7 @@ class Groups:
     def __init__(self, wait: float = GROUP_WAIT) -> None:
         self._wait = wait
         self._groups: dict[Key, _Group] = {}
+        self._homes: dict[str, _Group] = {}
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -115,16 +131,13 @@ class Groups:
         """Take a transition in; pending alerts and those that recover are nobody's business."""
         if step.state not in {"firing", "resolved"}:
             return
-        key = group_key(step.rule, step.identity)
-        group = self._groups.get(key)
-        member = group.members.get(step.episode) if group is not None else None
-        if member is None:
-            if step.state == "resolved" or step.heartbeat:
-                return
-            if group is None:
-                group = self._groups[key] = _Group(step.at)
-            group.members[step.episode] = _Member(step)
+        group = self._homes.get(step.episode)
+        if group is None:
+            if step.state == "firing" and not step.heartbeat:
+                group = self._homes[step.episode] = self._home(step)
+                group.members[step.episode] = _Member(step)
             return
+        member = group.members[step.episode]
         member.step = step
         if step.state == "resolved":
             member.active = False
@@ -132,6 +145,23 @@ class Groups:
             member.beat = True
             # It has fired for long enough to be told after all.
             member.limited = False
+
+    def _home(self, step: Transition) -> _Group:
+        """The group for a new episode."""
+        key = group_key(step.rule, step.identity)
+        if (own := self._groups.get(key)) is not None:
+            return own
+        neighbours = [
+            group for other, group in self._groups.items() if other[0] == key[0] and _joins(other[1])
+        ]
+        if _joins(step.identity):
+            for group in neighbours:
+                if group.is_wide:
+                    return group
+            if not step.identity and len(neighbours) == 1:
+                return neighbours[0]
+        group = self._groups[key] = _Group(step.at)
+        return group
 
     def collect(self, now: float, inhibitor_of: Inhibitor, admit: Admit) -> list[Notice]:
         """What to tell now, in order.
@@ -147,7 +177,11 @@ class Groups:
                 member.look(inhibitor_of)
             notices += self._tell_firing(group, now, admit)
             notices += _tell_heartbeats(group, now)
+            members = tuple(group.members)
             notices += _tell_resolved(group, now)
+            for episode in members:
+                if episode not in group.members:
+                    del self._homes[episode]
             if not group.members:
                 del self._groups[key]
         return notices
@@ -164,7 +198,9 @@ class Groups:
         told = [member.severity for member in group.members.values() if member.told]
         if not candidates or not (told or hurried or now - group.opened >= self._wait):
             return []
-        worst = max(candidates, key=lambda member: member.severity)
+        # Among equals, the one model that is ill; or else the whole process.
+        one_model = len(group.models()) == 1
+        worst = max(candidates, key=lambda member: (member.severity, bool(member.model) == one_model))
         if told and worst.severity <= max(told):
             return []
         if not admit(worst.step, now):
@@ -214,10 +250,23 @@ def _tell_resolved(group: _Group, now: float) -> list[Notice]:
 
 
 def _children(group: _Group, lead: _Member) -> tuple[str, ...]:
-    names = {
-        member.step.rule.name for member in group.members.values() if member is not lead and member.counts
-    }
-    return tuple(sorted(names))
+    others = (member for member in group.members.values() if member is not lead and member.counts)
+    return tuple(sorted({_child_name(member, lead) for member in others}))
+
+
+def _child_name(member: _Member, lead: _Member) -> str:
+    """The rule, and the model where that is another one than the lead's."""
+    name = member.step.rule.name
+    return name if member.model in {None, lead.model} else f"{name}{{{member.model}}}"
+
+
+def _model(identity: Identity) -> str | None:
+    return next((value for key, value in identity if key == semconv.AIMON_MODEL_NAME), None)
+
+
+def _joins(identity: Identity) -> bool:
+    """Whether groups of such alerts are joined: those about models and about the whole process, not devices."""
+    return not identity or _model(identity) is not None
 
 
 def group_key(rule: Rule, identity: Identity) -> Key:

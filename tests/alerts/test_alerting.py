@@ -52,6 +52,13 @@ def test_whatever_happens(ticks: list[tuple[float, list[Evidence]]], wait: float
             if event.name == "aimon.alert":
                 identity = tuple(pair for pair in event.attributes.items() if pair[0] == "aimon.model.name")
                 assert inhibition.among(active)(by_name[event.rule], identity) is None
+        # Nothing is lost: whatever may be told is, or something as bad in its group.
+        world.at(now)
+        for group in world.alerting._groups._groups.values():
+            members = group.members.values()
+            told = max((each.severity for each in members if each.told), default=-1)
+            for member in members:
+                assert not member.counts or told >= member.severity or now - group.opened < wait
     world.now = now + 1
     world.alerting.shutdown()
 
@@ -98,7 +105,7 @@ def test_whatever_happens(ticks: list[tuple[float, list[Evidence]]], wait: float
     for number, start in enumerate(firing):
         assert sum(start <= other < start + PERIOD - 1e-6 for other in firing[number:]) <= BUDGET
     # Nothing is left.
-    assert len(world.alerting._groups) == 0
+    assert len(world.alerting._groups) == len(world.alerting._groups._homes) == 0
     assert all(value == 0 for value, _ in world.alerting.active_points())
 
 

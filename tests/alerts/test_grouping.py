@@ -133,3 +133,49 @@ def test_identity_is_on_the_event() -> None:
     (event,) = world.at(0, seen(12))
     assert event.attributes["aimon.model.name"] == dict(M)["aimon.model.name"]
     assert short(event) == firing()
+
+
+EVERYBODY: tuple[()] = ()
+
+
+def test_a_fault_of_all_models_is_told_once() -> None:
+    world = World(SHIFT, group_wait=10.0)
+    ill = [seen(12, identity=EVERYBODY), *(seen(12, identity=model(name)) for name in "abc")]
+    world.run(20, ill)
+    world.run(30, [*ill, seen(12, identity=model("d"))])
+    (event,) = world.events
+    assert event.body == (
+        "This process became slower: unknown instead of unknown. "
+        "With it: latency.shift{a}, latency.shift{b}, latency.shift{c}."
+    )
+    world.run(80, [seen(0, identity=each) for each in (EVERYBODY, *map(model, "abcd"))])
+    assert world.told() == [firing(), resolved()]
+
+
+def test_a_fault_of_one_model_is_told_of_that_model_once() -> None:
+    world = World(SHIFT, group_wait=10.0)
+    world.run(20, [seen(12, identity=EVERYBODY), seen(12, identity=model("a"))])
+    (event,) = world.events
+    assert event.attributes["aimon.model.name"] == "a"
+    assert event.attributes["aimon.alert.children"] == ("latency.shift",)
+
+
+def test_the_whole_process_joins_the_one_model_that_was_ill_before_and_others_follow() -> None:
+    world = World(SHIFT)
+    world.at(0, seen(12, identity=model("a")))
+    world.at(1, seen(12, identity=model("a")), seen(12, identity=EVERYBODY))
+    world.at(2, seen(12, identity=model("a")), seen(12, identity=EVERYBODY), seen(12, identity=model("b")))
+    assert world.told() == [firing()]
+
+
+def test_two_models_that_were_ill_before_stay_apart_from_the_whole_process() -> None:
+    world = World(SHIFT)
+    world.at(0, seen(12, identity=model("a")), seen(12, identity=model("b")))
+    world.at(1, seen(12, identity=EVERYBODY))
+    assert world.told() == [firing()] * 3
+
+
+def test_devices_and_the_process_stay_apart() -> None:
+    world = World(rule("memory.exhaustion", domain="memory"))
+    world.at(0, seen(12, "memory.exhaustion", ()), seen(12, "memory.exhaustion", (("hw.id", "GPU-0"),)))
+    assert world.told() == [firing("memory.exhaustion")] * 2
