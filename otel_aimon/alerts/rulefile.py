@@ -41,6 +41,8 @@ _OPERATORS = {">": (True, True), ">=": (True, False), "<": (False, True), "<=": 
 """Written operator -> (above, strictly)."""
 
 _HYSTERESIS = 0.7
+_LONGEST = 86_400.0
+_LEAST_REPEAT = 10.0
 
 _BUILT_IN = tuple(rule for rule in RULES if rule.category != "slo")
 _RULE_EXAMPLE = "cpu.high: {signal: aimon.cpu.utilization, on: 90%, for: 5m}"
@@ -524,9 +526,14 @@ def _read_summary(_rule: Rule, item: Item) -> tuple[str, str]:
     return "summary", item.scalar("summary", "one sentence")
 
 
-def _duration_reader(field: str, key: str) -> Callable[[Rule, Item], tuple[str, float]]:
+def _duration_reader(field: str, key: str, least: float = 0.0) -> Callable[[Rule, Item], tuple[str, float]]:
     def read(rule: Rule, item: Item) -> tuple[str, float]:
-        return field, duration(item.scalar(key, "a duration such as 5m"), f"{key} of {rule.name}")
+        seconds = duration(item.scalar(key, "a duration such as 5m"), f"{key} of {rule.name}")
+        if not least <= seconds <= _LONGEST:
+            raise Wrong(
+                f"{key} of {rule.name} is {item.text}", f"choose a duration from {least:g}s to {_LONGEST:g}s"
+            )
+        return field, seconds
 
     return read
 
@@ -537,7 +544,7 @@ _READERS: dict[str, Callable[[Rule, Item], tuple[str, Any]]] = {
     "severity": _read_severity,
     "for": _duration_reader("hold", "for"),
     "keep_firing": _duration_reader("keep_firing", "keep_firing"),
-    "repeat": _duration_reader("repeat", "repeat"),
+    "repeat": _duration_reader("repeat", "repeat", _LEAST_REPEAT),
     "samples": _read_samples,
     "inhibited_by": _read_inhibitors,
     "summary": _read_summary,

@@ -245,6 +245,38 @@ MISTAKES = {
         "rules:\n  error.ratio:\n    for: 5%\n",
         ["rules.yaml:3: unit mismatch: '5%' is a ratio, but for of error.ratio is a duration; write 500ms or 5m."],
     ),
+    "a hold of a month": (
+        "rules:\n  stall:\n    for: 30d\n",
+        ["rules.yaml:3: for of stall is 30d; choose a duration from 0s to 86400s."],
+    ),
+    "a flood of heartbeats": (
+        "rules:\n  stall:\n    repeat: 0s\n",
+        ["rules.yaml:3: repeat of stall is 0s; choose a duration from 10s to 86400s."],
+    ),
+    "a signal and an expression": (
+        "rules:\n  x:\n    signal: hw.temperature\n    expression: hw.temperature + 1\n    on: 80\n",
+        ["rules.yaml:4: the rule x has both a signal and an expression; keep one of them."],
+    ),
+    "samples that are no number": (
+        "rules:\n  error.ratio:\n    samples: many\n",
+        ["rules.yaml:3: 'many' is no number of samples for error.ratio; write a whole number."],
+    ),
+    "an expression with a signal's name": (
+        "expressions:\n  hw.temperature: 5\n",
+        ["rules.yaml:2: 'hw.temperature' cannot name an expression; use letters, digits and _."],
+    ),
+    "an objective without a target": (
+        "slos:\n  x: {sli: error}\n",
+        ["rules.yaml:2: the objective x has no target; add one, such as target: 99%."],
+    ),
+    "an unknown key of an objective": (
+        "slos:\n  x: {sli: error, taget: 99%}\n",
+        ["rules.yaml:2: unknown key 'taget'; did you mean target."],
+    ),
+    "an unknown objective": (
+        "slos:\n  latency: off\n",
+        ["rules.yaml:2: unknown objective 'latency'; known are e2e, error, tpot, ttft."],
+    ),
     "percent without the sign": (
         "rules:\n  error.ratio: {on: 90}\n",
         ["rules.yaml:2: unit mismatch: on of error.ratio is a ratio, so '90' would mean 9000 %; write 90%."],
