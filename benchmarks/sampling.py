@@ -162,7 +162,7 @@ def measure() -> dict[str, float]:
             "sampling_ms_8_gpus": 1e3 * with_gpus["seconds"],
             "share_of_a_core_no_gpu": without["seconds"] / INTERVAL,
             "share_of_a_core_8_gpus": with_gpus["seconds"] / INTERVAL,
-            "take_over_intervals": statistics.median(take_over(directory)) / 0.5,
+            "take_over_intervals": max(take_over(directory)) / 0.5,
             "fork_us_without": 1e6 * forks["without"],
             "fork_us_with": 1e6 * forks["with"],
         }
@@ -174,7 +174,7 @@ _ROWS = (
     ("Share of one core without GPUs, every 5 s", "share_of_a_core_no_gpu", "{:.3%}"),
     ("Share of one core with 8 GPUs, every 5 s (at most 0.2 %)", "share_of_a_core_8_gpus", "{:.3%}"),
     (
-        "Take-over by another voice, in intervals (at most one, and the sampling itself)",
+        "Take-over by another voice, in intervals, the longest of five (at most one, and the sampling itself)",
         "take_over_intervals",
         "{:.2f}",
     ),

@@ -118,8 +118,8 @@ class Settings:
         sample_interval: Seconds between two samplings of resources.
         unique_memory: Sample USS too, which costs milliseconds in a process with many mappings.
         event_loop_lag: Measure by how much asyncio's event loops are late.
-        lock_directory: Where the processes of a host elect who exports its metrics; empty for a place
-            in the directory of temporary files.
+        lock_directory: Where the processes of a host elect who exports its metrics; empty for
+            ``/tmp/otel-aimon``.
     """
 
     enabled: bool = _setting(True, "true or false", _flag, "`false` leaves the process untouched.")
@@ -190,8 +190,7 @@ class Settings:
         "",
         "the path of a directory",
         _directory,
-        "Where the processes of a host elect who exports its metrics; empty for a place in the directory of "
-        "temporary files.",
+        "Where the processes of a host elect who exports its metrics; empty for `/tmp/otel-aimon`.",
     )
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_aimon import semconv
 from otel_aimon.cli.load import CASES
-from otel_aimon.cli.text import WIDTH, cut, quantity, seconds, table
+from otel_aimon.cli.text import WIDTH, cut, quantity, seconds, table, wrapped_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -396,7 +396,7 @@ def _value_lines(points: Sequence[Point]) -> list[str]:
                 rows.append((heading, ""))
             rows.append((cut(f"  {model}", _LABEL), labelled))
         above = (point.metric, model)
-    return table(rows, numbers_from=len(rows[0]))
+    return wrapped_table(rows)
 
 
 def _with_headings(points: Iterable[Point]) -> Iterator[tuple[str, Point]]:

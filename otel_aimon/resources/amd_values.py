@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from otel_aimon.resources.pid_namespace import is_of_host
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _UINT16 = 0xFFFF
 _UINT64 = 0xFFFF_FFFF_FFFF_FFFF
 _MEGA = 1_000_000
-_INITIAL_PID_NAMESPACE = 0xEFFF_FFFC
-"""The inode that Linux gives to the PID namespace of the host."""
-
 _THROTTLE_RESIDENCIES = {
     "ppt_residency_acc": "sw_power_cap",
     "socket_thm_residency_acc": "hw_thermal",
@@ -181,10 +180,7 @@ def _throttling(answer: Any, memory: Memory) -> dict[str, Any]:
 
 def sees_process_ids_of_host() -> bool:
     """Whether the driver's process ids are ours. In a container they are not, and may be another's."""
-    try:
-        return Path("/proc/self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE
-    except OSError:
-        return False
+    return bool(is_of_host(Path("/proc")))
 
 
 def _processes(answer: Any, _memory: Memory) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from otel_aimon.resources.nvidia_library import LOST, STOPPED, UNSUPPORTED, Failure, Nvml, RestartNeeded
+from otel_aimon.resources.nvidia_library import LOST, UNSUPPORTED, Failure, Nvml, RestartNeeded
 from otel_aimon.resources.nvidia_readings import put
 from otel_aimon.resources.source import notices
 
@@ -35,6 +35,7 @@ class Faults:
         self._events: Any = None
         self._unsupported = False
         self._listening: set[int | None] = set()
+        self._heard = False
 
     def drain(self, nvml: Nvml, gpus: Iterable[Gpu]) -> None:
         """Take the events that have happened, after listening to every GPU."""
@@ -46,9 +47,11 @@ class Faults:
             for gpu in gpus:
                 self._listen(nvml, gpu)
             self._take(nvml, {gpu.address: gpu for gpu in gpus})
+            self._heard = True
         except Failure as failure:
-            if failure.reason in STOPPED and failure.function not in nvml.incurable:
+            if nvml.must_restart(failure.reason):
                 raise RestartNeeded(failure.function) from failure
+            self._heard = False
             self._unsupported = failure.reason in UNSUPPORTED
             self._say(failure)
 
@@ -68,8 +71,8 @@ class Faults:
         try:
             nvml.call("nvmlDeviceRegisterEvents", gpu.handle, types, self._events)
         except Failure as failure:
-            if failure.reason in STOPPED and failure.function not in nvml.incurable:
-                raise
+            if nvml.must_restart(failure.reason):
+                raise RestartNeeded(failure.function) from failure
             if failure.reason in UNSUPPORTED:
                 gpu.unsupported.add(failure.function)
             elif failure.reason not in LOST:
@@ -94,7 +97,7 @@ class Faults:
 
     def read(self, gpu: Gpu, values: dict[str, Any]) -> None:
         """What was counted of a GPU; nothing where nobody listens."""
-        if gpu.device is None or gpu.address not in self._listening:
+        if gpu.device is None or not self._heard or gpu.address not in self._listening:
             return
         put(values, "errors.xid", self._counts[gpu.device.id])
         put(values, "last_fault", self._last.get(gpu.device.id))

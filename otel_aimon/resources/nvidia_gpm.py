@@ -49,7 +49,7 @@ class Gpm:
 
     def read(self, gpu: Gpu, values: dict[str, Any]) -> None:
         """The metrics since the last reading; nothing at the first one."""
-        if gpu.mig or not _is_supported(gpu) or not _take_sample(gpu):
+        if not _is_supported(gpu) or not _take_sample(gpu):
             return
         older, newer = gpu.gpm
         gpu.gpm = [newer, older]
@@ -104,6 +104,10 @@ def _take_sample(gpu: Gpu) -> bool:
         return False
     if gpu.instance_of is None:
         return gpu.ask("nvmlGpmSampleGet", sample) is not None
+    if gpu.gpu_instance is None:
+        gpu.gpu_instance = gpu.ask("nvmlDeviceGetGpuInstanceId")
+    if gpu.gpu_instance is None:
+        return False
     taken = gpu.call("nvmlGpmMigSampleGet", gpu.instance_of.handle, gpu.gpu_instance, sample)
     return taken is not None
 

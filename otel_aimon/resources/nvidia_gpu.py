@@ -7,14 +7,14 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from otel_aimon.resources.nvidia_library import LOST, STOPPED, UNSUPPORTED, Failure, Nvml, RestartNeeded
+from otel_aimon.resources.nvidia_library import LOST, UNSUPPORTED, Failure, Nvml, RestartNeeded
 from otel_aimon.resources.source import notices
 
 if TYPE_CHECKING:
     from otel_aimon.resources.snapshot import Device
 
 _REMEDIES = {
-    "NO_PERMISSION": " The driver gives this only to root, or to a user whom its settings allow it.",
+    "NO_PERMISSION": " See the permissions of /dev/nvidia*; some values are for root only.",
 }
 
 
@@ -34,6 +34,7 @@ class Gpu:
         instance_of: The GPU whose MIG instance this is.
         gpu_instance: NVML's number of the MIG instance.
         mig: Whether it is divided into MIG instances.
+        lost: Whether it is gone in this reading.
         unsupported: What it will never answer.
         failures: What had no answer in this reading, and why.
         answered: Whether anything had an answer in this reading.
@@ -50,6 +51,7 @@ class Gpu:
     instance_of: Gpu | None = None
     gpu_instance: int | None = None
     mig: bool = False
+    lost: bool = False
     unsupported: set[str] = field(default_factory=set)
     failures: dict[str, str] = field(default_factory=dict)
     answered: bool = False
@@ -75,7 +77,9 @@ class Gpu:
         Returns:
             The answer; None when there is none.
         """
-        return self.call(function, self.handle, *args, label=label, otherwise=otherwise)
+        answer = self.call(function, self.handle, *args, label=label, otherwise=otherwise)
+        self.answered = self.answered or answer is not None
+        return answer
 
     def call(
         self, function: str, *args: Any, label: str = "", otherwise: dict[str, Any] | None = None
@@ -85,16 +89,12 @@ class Gpu:
         if label in self.unsupported:
             return None
         try:
-            answer = self.nvml.call(function, *args)
+            return self.nvml.call(function, *args)
         except Failure as failure:
             if otherwise is not None and failure.reason in otherwise:
                 return otherwise[failure.reason]
             self.failed(label, failure.reason)
             return None
-        self.answered = True
-        if self.nvml.incurable:
-            self.nvml.incurable.discard(label)
-        return answer
 
     def failed(self, label: str, reason: str) -> None:
         """Remember that something had no answer.
@@ -105,7 +105,7 @@ class Gpu:
         """
         if reason in LOST:
             raise LostError(reason)
-        if reason in STOPPED and label not in self.nvml.incurable:
+        if self.nvml.must_restart(reason):
             raise RestartNeeded(label)
         if reason in UNSUPPORTED:
             self.unsupported.add(label)
@@ -114,7 +114,7 @@ class Gpu:
 
     def begin(self) -> None:
         """Start a reading."""
-        self.answered = False
+        self.answered = self.lost = False
         self.failures.clear()
 
     def say_failures(self) -> None:

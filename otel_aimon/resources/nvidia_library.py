@@ -29,6 +29,9 @@ STOPPED = frozenset({"UNINITIALIZED", "DRIVER_NOT_LOADED"})
 
 _ABSENT = frozenset({"LIBRARY_NOT_FOUND", "DRIVER_NOT_LOADED", "GPU_NOT_FOUND"})
 
+_NEWER_REASONS = {28: "GPU_NOT_FOUND"}
+"""Errors that matter here and that older versions of pynvml do not know."""
+
 _REMEDIES = {
     "LIBRARY_NOT_FOUND": "libnvidia-ml.so.1 is missing: in a container, NVIDIA_DRIVER_CAPABILITIES must "
     "have utility; on a host, install the driver's libraries.",
@@ -57,15 +60,7 @@ class Failure(Exception):  # noqa: N818 - the everyday case, not an error
 
 
 class RestartNeeded(Exception):  # noqa: N818 - as above
-    """NVML must be started anew, before the reading is taken again.
-
-    Args:
-        function: What said so.
-    """
-
-    def __init__(self, function: str) -> None:
-        super().__init__(function)
-        self.function = function
+    """NVML must be started anew, before the reading is taken again."""
 
 
 class Nvml:
@@ -76,13 +71,15 @@ class Nvml:
 
     Attributes:
         module: The same.
-        incurable: Functions that still say that NVML is not started, though it was started for them.
+        fresh: It was started for this reading.
+        may_restart: It may be started anew for a single function.
     """
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        self.incurable: set[str] = set()
-        self._reasons: dict[int, str] = {
+        self.fresh = True
+        self.may_restart = False
+        self._reasons: dict[int, str] = _NEWER_REASONS | {
             code: name.removeprefix("NVML_ERROR_")
             for name, code in vars(module).items()
             if name.startswith("NVML_ERROR_") and isinstance(code, int)
@@ -108,15 +105,23 @@ class Nvml:
         except AttributeError:
             raise Failure(function, "FUNCTION_NOT_FOUND") from None
         try:
-            answer = bound(*args)
+            return bound(*args)
         except self.module.NVMLError as error:
             raise Failure(function, self.reason(error.value)) from None
         except Exception as error:
-            # Structures that do not fit, text that is no UTF-8.
-            raise Failure(function, type(error).__name__) from error
-        if self.incurable:
-            self.incurable.discard(function)
-        return answer
+            reason = type(error).__name__
+            # For some functions pynvml says it so.
+            missing = reason == "NVMLLibraryMismatchError"
+            raise Failure(function, "FUNCTION_NOT_FOUND" if missing else reason) from error
+
+    def must_restart(self, reason: str, *, certain: bool = False) -> bool:
+        """Whether NVML is to be started anew for this error.
+
+        Args:
+            reason: NVML's name of the error.
+            certain: What said so needs nothing but NVML itself.
+        """
+        return reason in STOPPED and not self.fresh and (certain or self.may_restart)
 
     def shut_down(self) -> None:
         """Give NVML back. Others in this process that have started it keep it."""

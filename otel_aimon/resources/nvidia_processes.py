@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otel_aimon.resources.nvidia_readings import put
+from otel_aimon.resources.pid_namespace import is_of_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from otel_aimon.resources.nvidia_gpu import Gpu
 
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
-"""Inode of the host's process ids, fixed by the kernel."""
-
+_COMPUTE = "nvmlDeviceGetComputeRunningProcesses"
 _LISTS = (
-    "nvmlDeviceGetComputeRunningProcesses",
+    _COMPUTE,
     "nvmlDeviceGetGraphicsRunningProcesses",
     "nvmlDeviceGetMPSComputeRunningProcesses",
 )
@@ -59,11 +58,9 @@ class ProcessIds:
     def _are_of_host(self) -> bool:
         if self._own != os.getpid():
             return True
-        try:
-            return (self._proc / "self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE
-        except OSError:
-            # No Linux: there is one numbering only.
-            return not self._proc.exists()
+        of_host = is_of_host(self._proc)
+        # Without procfs this is no Linux, and there is one numbering only.
+        return not self._proc.exists() if of_host is None else of_host
 
     def ours(self, pids: Iterable[int]) -> frozenset[int] | None:
         """Those of ``pids`` that are this process or descend from it.
@@ -128,19 +125,17 @@ def read_processes(gpu: Gpu, ids: ProcessIds, values: dict[str, Any]) -> None:
 def _memory_by_process(gpu: Gpu) -> dict[int, int | None] | None:
     """Bytes by process id; None when the driver does not tell who uses the device."""
     memory: dict[int, int | None] = {}
-    told = False
     for function in _LISTS:
         listed = gpu.ask(function)
         if listed is None:
-            if function in gpu.failures:
+            if function in gpu.failures or function == _COMPUTE:
                 return None
             continue
-        told = True
         for process in listed:
             # A process that computes and draws is in two lists, with the same memory.
             known = [each for each in (memory.get(process.pid), process.usedGpuMemory) if each is not None]
             memory[process.pid] = max(known, default=None)
-    return memory if told else None
+    return memory
 
 
 def _utilization(gpu: Gpu, ours: frozenset[int]) -> float | None:

@@ -58,6 +58,10 @@ def _times(factor: float) -> Callable[[Any], Any]:
     return lambda value: value * factor
 
 
+def _thousandth(value: int) -> float:
+    return value / 1000
+
+
 def _reasons(bits: int) -> frozenset[str]:
     return frozenset(name for bit, name in THROTTLE_REASONS.items() if bits & bit)
 
@@ -81,13 +85,12 @@ class Value:
     older: str | None = None
 
 
-_MILLI = _times(1e-3)
 _HERTZ = _times(_MEGA)
 
 VALUES: tuple[Value, ...] = (
-    Value("energy", "nvmlDeviceGetTotalEnergyConsumption", take=_MILLI),
-    Value("power", "nvmlDeviceGetPowerUsage", take=_MILLI),
-    Value("power_limit", "nvmlDeviceGetEnforcedPowerLimit", take=_MILLI),
+    Value("energy", "nvmlDeviceGetTotalEnergyConsumption", take=_thousandth),
+    Value("power", "nvmlDeviceGetPowerUsage", take=_thousandth),
+    Value("power_limit", "nvmlDeviceGetEnforcedPowerLimit", take=_thousandth),
     Value(
         "temperatures.core",
         "nvmlDeviceGetTemperature",
@@ -125,13 +128,15 @@ class Field:
 
     Attributes:
         into: Which field it fills.
-        name: Of pynvml's constant.
+        number: NVML's, the same in all versions; older ones of pynvml do not know all.
+        name: NVML's.
         scope: NVML's ``scopeId``.
         take: Makes the value of the answer; None when the answer is not one.
         rate: It counts, and what is wanted is the counts per second.
     """
 
     into: str
+    number: int
     name: str
     scope: int = 0
     take: Callable[[Any], Any] = _integer
@@ -139,14 +144,14 @@ class Field:
 
 
 FIELDS: tuple[Field, ...] = (
-    Field("temperatures.memory", "NVML_FI_DEV_MEMORY_TEMP", take=_positive),
-    Field("link_sent", "NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX", _ALL_LINKS, _times(_KIBI)),
-    Field("link_received", "NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX", _ALL_LINKS, _times(_KIBI)),
-    Field("pcie_sent", "NVML_FI_DEV_PCIE_COUNT_TX_BYTES", rate=True),
-    Field("pcie_received", "NVML_FI_DEV_PCIE_COUNT_RX_BYTES", rate=True),
-    Field(DEGRADED, "NVML_FI_DEV_RETIRED_PENDING", take=bool),
-    Field(DEGRADED, "NVML_FI_DEV_REMAPPED_PENDING", take=bool),
-    Field(DEGRADED, "NVML_FI_DEV_REMAPPED_FAILURE", take=bool),
+    Field("temperatures.memory", 82, "NVML_FI_DEV_MEMORY_TEMP", take=_positive),
+    Field("link_sent", 138, "NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX", _ALL_LINKS, _times(_KIBI)),
+    Field("link_received", 139, "NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX", _ALL_LINKS, _times(_KIBI)),
+    Field("pcie_sent", 197, "NVML_FI_DEV_PCIE_COUNT_TX_BYTES", rate=True),
+    Field("pcie_received", 198, "NVML_FI_DEV_PCIE_COUNT_RX_BYTES", rate=True),
+    Field(DEGRADED, 31, "NVML_FI_DEV_RETIRED_PENDING", take=bool),
+    Field(DEGRADED, 144, "NVML_FI_DEV_REMAPPED_PENDING", take=bool),
+    Field(DEGRADED, 145, "NVML_FI_DEV_REMAPPED_FAILURE", take=bool),
 )
 
 _OF_UNION = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
@@ -192,23 +197,29 @@ def _answer(gpu: Gpu, row: Value) -> Any:
 def read_fields(gpu: Gpu, values: Values, now: float) -> None:
     """All :data:`FIELDS` that this device has, with one call."""
     rows = [row for row in FIELDS if row.name not in gpu.unsupported]
-    ids = [(gpu.nvml.constant(row.name), row.scope) for row in rows]
-    asked = [(row, id_) for row, id_ in zip(rows, ids, strict=True) if id_[0] is not None]
-    if not asked:
+    if not rows:
         return
-    answers = gpu.ask("nvmlDeviceGetFieldValues", [id_ for _, id_ in asked])
+    answers = gpu.ask("nvmlDeviceGetFieldValues", [(row.number, row.scope) for row in rows])
     if answers is None:
         return
-    for (row, _), answer in zip(asked, answers, strict=True):
+    for row, answer in zip(rows, answers, strict=True):
         if answer.nvmlReturn != 0:
             reason = gpu.nvml.reason(answer.nvmlReturn)
             gpu.failed(row.name, "NOT_SUPPORTED" if reason in _NOT_A_FIELD else reason)
         elif row.rate:
             put(values, row.into, _rate(gpu, row, answer, now))
         else:
-            number = getattr(answer.value, _OF_UNION[answer.valueType])
-            if number not in _NOT_AVAILABLE:
+            number = _number(answer)
+            if number is not None:
                 put(values, row.into, row.take(number))
+
+
+def _number(answer: Any) -> Any:
+    """What a field value holds; None when that is not known, or of a type that is not."""
+    if not 0 <= answer.valueType < len(_OF_UNION):
+        return None
+    number = getattr(answer.value, _OF_UNION[answer.valueType])
+    return None if number in _NOT_AVAILABLE else number
 
 
 def _rate(gpu: Gpu, row: Field, answer: Any, now: float) -> float | None:

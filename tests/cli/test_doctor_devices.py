@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,11 @@ import pytest
 from otel_aimon import semconv
 from otel_aimon.cli import doctor
 from otel_aimon.cli.doctor import device_checks, devices, installation, neighbours, settings, signals
-from otel_aimon.cli.doctor.devices import Device, Resources, SourceState
+from otel_aimon.cli.doctor import sampling as doctor_sampling
+from otel_aimon.cli.doctor.devices import Device, Resources
 from otel_aimon.cli.doctor.findings import Seen
 from otel_aimon.cli.doctor.frameworks import SeenFramework
+from otel_aimon.cli.doctor.sampling import SourceState
 from otel_aimon.resources import sampler as sampling
 from otel_aimon.resources.monitor import ResourceMonitor
 from otel_aimon.resources.sampler import Feed
@@ -51,6 +54,18 @@ class Hanging(Fixed):
 
     def read(self) -> Any:
         self.released.wait(30)
+        return self.reading
+
+
+class Slow(Fixed):
+    """A driver whose first call takes longer than anybody waits."""
+
+    asked = 0
+
+    def read(self) -> Any:
+        self.asked += 1
+        if self.asked == 1:
+            time.sleep(0.2)
         return self.reading
 
 
@@ -131,7 +146,7 @@ class TestSampling:
 
     def test_a_driver_that_hangs(self, feeds: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sampling, "PATIENCE", 0.05)
-        monkeypatch.setattr(devices, "_MOST_SECONDS", 0.5)
+        monkeypatch.setattr(doctor_sampling, "_MOST_SECONDS", 0.5)
         hanging = Hanging()
         feeds(Feed("host", "host", Fixed(HOST)), Feed("nvidia", "devices", hanging, driver=True))
         found = looked()
@@ -141,6 +156,18 @@ class TestSampling:
         assert found.resources.host != {}
         hanging.released.set()
         wait_until(lambda: hanging.closed)
+
+    def test_a_driver_that_is_slow_to_start(
+        self, feeds: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sampling, "PATIENCE", 0.05)
+        monkeypatch.setattr(doctor_sampling, "_MOST_SECONDS", 30.0)
+        slow = Slow((DEVICE,))
+        feeds(Feed("nvidia", "devices", slow, driver=True))
+        found = looked().resources
+        assert [each.id for each in found.devices] == ["MIG-1"]
+        assert found.sources == (SourceState("nvidia", True, None, False),)
+        assert slow.asked >= 3, "the answer that came late is not used"
 
     def test_takes_no_part_in_elections(self, tmp_path: Path) -> None:
         found = looked(OTEL_AIMON_LOCK_DIRECTORY=str(tmp_path / "locks")).resources

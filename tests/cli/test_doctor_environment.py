@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from otel_aimon.cli.doctor import frameworks, installation, neighbours, packages, settings
+from otel_aimon.cli.doctor import exporter_checks, frameworks, installation, neighbours, packages, settings
 from otel_aimon.cli.doctor.findings import Seen
 from otel_aimon.cli.doctor.frameworks import SeenFramework
 from tests.cli.doctoring import install, problems, remedies, seen
@@ -107,6 +107,33 @@ class TestInstallation:
             "versions_fit",
             f"Versions do not fit: opentelemetry-sdk {sdk} needs opentelemetry-api=={sdk}, but 1.20.0 is installed.",
         ) in found
+
+    def test_a_conflict_of_one_instrumentation_only(self, folder: Path) -> None:
+        install(folder, "opentelemetry-instrumentation-acme", "0.1", requires=["no-such-library"])
+        assert problems((installation.versions_fit,), seen({})) == [
+            (
+                "warning",
+                "versions_fit",
+                "Versions do not fit: opentelemetry-instrumentation-acme 0.1 needs no-such-library, which is not installed.",
+            )
+        ]
+
+    def test_a_distro_that_decides_where_everything_goes(self, folder: Path) -> None:
+        install(folder, "acme-distro", entry_points="[opentelemetry_distro]\nacme = acme:Distro\n")
+        looked = seen({"OTEL_LOGS_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "console"})
+        assert [target.exporter for target in looked.exporters.targets] == ["console"]
+        assert problems((exporter_checks.every_signal_has_an_exporter,), looked) == [
+            (
+                "warning",
+                "every_signal_has_an_exporter",
+                "No exporter of logs: log records and the events of otel-aimon (alerts) are dropped in the process.",
+            ),
+            (
+                "info",
+                "every_signal_has_an_exporter",
+                "No variable sets an exporter of traces; acme (acme-distro 1.0) decides where they go.",
+            ),
+        ]
 
     def test_a_source_tree_that_is_not_installed(self, without: Any) -> None:
         without("otel-aimon")
@@ -369,7 +396,7 @@ class TestNeighbours:
             "acme": (True, "", None),
             "openlit": (
                 None,
-                "its inference spans are counted in aimon.inference.*, each request once; its GPU metrics come beside hw.*",
+                neighbours._PEERS["openlit"],
                 None,
             ),
         }

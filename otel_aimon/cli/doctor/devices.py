@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otel_aimon.cli.doctor.findings import Part, Seen
-from otel_aimon.cli.doctor.settings import captured, resolved
+from otel_aimon.cli.doctor.sampling import SourceState, sample
+from otel_aimon.cli.doctor.settings import resolved
 from otel_aimon.cli.text import cut, quantity, table, wrapped_table
-from otel_aimon.config import RESOURCES
 from otel_aimon.resources import points
 from otel_aimon.resources.leader import DIRECTORY
-from otel_aimon.resources.monitor import ResourceMonitor
-from otel_aimon.resources.sampler import PATIENCE, Sampler
-from otel_aimon.resources.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from otel_aimon.config import Settings
     from otel_aimon.resources.snapshot import DeviceReading
-
-_INTERVAL = 0.3
-"""Seconds between two samplings: shares are of the time between them."""
-
-_SAMPLINGS = 2
-_MOST_SECONDS = PATIENCE + 1.0
-_POLL = 0.02
 
 _CHOICES = (
     "CUDA_VISIBLE_DEVICES",
@@ -41,23 +28,6 @@ _CHOICES = (
 
 _DRIVERS = (("NVIDIA", "proc/driver/nvidia/gpus"), ("AMD", "sys/class/kfd/kfd/topology/nodes"))
 """Folders that exist where a driver runs, even in a container that may not use it."""
-
-
-@dataclass(frozen=True)
-class SourceState:
-    """A source of readings.
-
-    Attributes:
-        name: Value of ``aimon.source``.
-        available: Whether it had a reading; None when it was not asked.
-        why: Why it had none.
-        wrong: Whether something is wrong, rather than merely not there.
-    """
-
-    name: str
-    available: bool | None
-    why: str | None
-    wrong: bool
 
 
 @dataclass(frozen=True)
@@ -121,7 +91,7 @@ class Resources:
 def look(seen: Seen) -> Resources:
     """Sample twice, with all sources, and give everything back."""
     settings = resolved(seen)
-    snapshot, sources = _sample(settings)
+    snapshot, sources = sample(settings)
     directory = Path(settings.lock_directory) if settings.lock_directory else DIRECTORY
     return Resources(
         process=_known(snapshot.process),
@@ -138,37 +108,6 @@ def look(seen: Seen) -> Resources:
         # This command takes no part in elections: a service that starts now must not lose one to it.
         observed=tuple(sorted(points.observations(snapshot, lambda _subject: True))),
     )
-
-
-def _sample(settings: Settings) -> tuple[Snapshot, tuple[SourceState, ...]]:
-    taken: list[Snapshot] = []
-    monitor = ResourceMonitor(replace(settings, resources=RESOURCES, event_loop_lag=False))
-    sampler = Sampler(
-        monitor.sampler.prepare, interval=_INTERVAL, on_sample=lambda snapshot, _now: taken.append(snapshot)
-    )
-    deadline = time.monotonic() + _MOST_SECONDS
-    with captured():  # Every source says below why it has nothing.
-        sampler.start()
-        try:
-            while time.monotonic() < deadline and not _answered(sampler, len(taken)):
-                time.sleep(_POLL)
-            states = tuple(
-                SourceState(
-                    feed.name,
-                    feed.available,
-                    None if feed.why is None else str(feed.why),
-                    feed.why is not None and feed.why.level >= logging.WARNING,
-                )
-                for feed in sampler.feeds
-            )
-        finally:
-            sampler.stop()
-    return taken[-1] if taken else Snapshot(), states
-
-
-def _answered(sampler: Sampler, samplings: int) -> bool:
-    """Whether there are enough samplings, and all drivers have answered: the first time takes longest."""
-    return samplings >= _SAMPLINGS and not any(driver._hung for driver in sampler._drivers)
 
 
 def _known(reading: Any) -> dict[str, Any]:

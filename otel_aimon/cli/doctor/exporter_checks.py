@@ -38,6 +38,15 @@ _NO_SPANS = {"always_off", "parentbased_always_off"}
 def every_signal_has_an_exporter(seen: Seen) -> Iterator[Problem]:
     """A signal without one is dropped in the process."""
     missing = [signal for signal in SIGNALS if not seen.exporters.of(signal)]
+    foreign = seen.installation.foreign_distro
+    unset = [signal for signal in missing if f"OTEL_{signal.upper()}_EXPORTER" not in seen.environ]
+    if unset and foreign is not None and seen.exporters.source == ENVIRONMENT:
+        yield Problem(
+            "info",
+            f"No variable sets an exporter of {', '.join(unset)}; {foreign} decides where they go.",
+            "See its documentation; or set the variables.",
+        )
+        missing = [signal for signal in missing if signal not in unset]
     if len(missing) == len(SIGNALS):
         yield Problem(
             "error",

@@ -96,8 +96,8 @@ def look(seen: Seen) -> Exporters:
 
 
 def _distro_defaults(seen: Seen) -> dict[str, str]:
-    """What opentelemetry-distro sets unless it is set; without a distro the SDK has no exporters."""
-    if seen.installation.distro is None:
+    """What opentelemetry-distro sets unless it is set; other distros have defaults of their own."""
+    if seen.installation.distro is None or seen.installation.foreign_distro is not None:
         return {}
     return {
         **{f"OTEL_{signal.upper()}_EXPORTER": OTLP for signal in SIGNALS},

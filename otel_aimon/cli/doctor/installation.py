@@ -35,6 +35,25 @@ _ALSO_SHOWN = (
     "opentelemetry-exporter-otlp-proto-grpc",
     "opentelemetry-exporter-otlp-proto-http",
 )
+_CORE = tuple(
+    f"{name} "
+    for name in (
+        US,
+        "opentelemetry-api",
+        "opentelemetry-sdk",
+        "opentelemetry-semantic-conventions",
+        "opentelemetry-instrumentation",
+        "opentelemetry-distro",
+        "opentelemetry-configuration",
+        "opentelemetry-proto",
+        "opentelemetry-exporter-otlp",
+        "opentelemetry-exporter-otlp-proto-common",
+        "opentelemetry-exporter-otlp-proto-grpc",
+        "opentelemetry-exporter-otlp-proto-http",
+    )
+)
+"""How a conflict begins that stops all telemetry, not that of one instrumentation."""
+
 _DISTRO, _CONFIGURATOR = "OTEL_PYTHON_DISTRO", "OTEL_PYTHON_CONFIGURATOR"
 
 
@@ -92,6 +111,12 @@ class Installation:
     other_distros: tuple[str, ...]
     configurator: str | None
     other_configurators: tuple[str, ...]
+
+    @property
+    def foreign_distro(self) -> str | None:
+        """The distro or configurator, where it is not OpenTelemetry's own: what it sets up is not known here."""
+        used = (each for each in (self.distro, self.configurator) if each is not None)
+        return next((each for each in used if "(opentelemetry-distro " not in each), None)
 
 
 def look(seen: Seen) -> Installation:
@@ -236,7 +261,7 @@ def versions_fit(seen: Seen) -> Iterator[Problem]:
     """Versions of OpenTelemetry's packages that do not belong together fail in odd ways."""
     for conflict in seen.installation.conflicts:
         yield Problem(
-            "error",
+            "error" if conflict.startswith(_CORE) else "warning",
             f"Versions do not fit: {conflict}.",
             "Install versions of one release, for example: "
             "pip install --upgrade opentelemetry-distro opentelemetry-exporter-otlp otel-aimon",

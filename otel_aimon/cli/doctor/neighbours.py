@@ -43,10 +43,10 @@ _BESIDE: tuple[tuple[str, str], ...] = (
 """How the name of a distribution begins → what is done beside it; the first that fits."""
 
 _PEERS = {
-    "openlit": f"{_COUNTED}; its GPU metrics come beside hw.*",
+    "openlit": f"{_COUNTED}; a request of Transformers may have a span of each, and its GPU metrics come beside hw.*",
     "traceloop-sdk": _COUNTED,
     "logfire": "it sets up an SDK of its own; otel-aimon uses the providers that are global",
-    "langfuse": "it adds exporters of its own to the global provider, which then get our spans too",
+    "langfuse": "its span processor joins the global provider and may send our spans to Langfuse too",
     "arize-phoenix-otel": "it sets up a provider of its own; otel-aimon uses the one that is global",
 }
 """Distributions that are not loaded by opentelemetry-instrument, but by the application."""

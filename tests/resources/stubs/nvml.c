@@ -9,7 +9,7 @@
      0 err.nvmlDeviceGetPowerUsage 3           the function returns this nvmlReturn_t
      0 err.all 15                              all functions of the device do
      0 field.err.82 3                          the field value has this nvmlReturn_t
-     * hang.nvmlDeviceGetPowerUsage 30         the function takes 30 s
+     * hang.nvmlDeviceGetPowerUsage 30         the function takes 30 s, or until this line is gone
      0 samples.1 1000:40,2000:60               timestamp:percent of the sampling type
      0 processes.compute 123:1048576,124:na    pid:bytes
      0 process.utilization 5000:123:40         timestamp:pid:percent
@@ -133,16 +133,19 @@ static Return enter(const char *function, Device device) {
     count(function);
     snprintf(key, sizeof key, "hang.%s", function);
     double seconds = real_of(device, key, 0);
+    for (struct timespec step = {0, 10000000}; seconds > 0; seconds -= 0.01) {
+        pthread_mutex_unlock(&lock);
+        nanosleep(&step, NULL);
+        pthread_mutex_lock(&lock);
+        refresh();
+        if (!text_of(device, key)) break;
+    }
     snprintf(key, sizeof key, "err.%s", function);
     Return error = (Return)number_of(device, key, SUCCESS);
     if (!error && !initialised && strncmp(function, "nvmlInit", 8)) error = UNINITIALIZED;
     if (!error && device && (!is_ours(device) || gpu_of(device) >= gpu_count())) error = INVALID_ARGUMENT;
     if (!error && device) error = (Return)number_of(device, "err.all", SUCCESS);
     pthread_mutex_unlock(&lock);
-    if (seconds > 0) {
-        struct timespec pause = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-        nanosleep(&pause, NULL);
-    }
     return error;
 }
 
@@ -550,4 +553,11 @@ Return nvmlGpmMetricsGet(GpmRequest *request) {
         request->metrics[i].value = real_of(request->newer->device, key, request->metrics[i].id);
     }
     return SUCCESS;
+}
+
+/* As in a process that has just loaded the library. */
+void stub_reset(void) {
+    memset(counted, 0, sizeof counted);
+    memset(&events, 0, sizeof events);
+    initialised = gpm_samples = 0;
 }
