@@ -109,6 +109,9 @@ ALERT_EXEMPLAR_TRACE_IDS: Final = "aimon.alert.exemplar.trace_ids"
 ALERT_STORM_WITHHELD: Final = "aimon.alert.storm.withheld"
 ALERT_STORM_RULES: Final = "aimon.alert.storm.rules"
 
+SLO_NAME: Final = "aimon.slo.name"
+SLO_OUTCOME: Final = "aimon.slo.outcome"
+
 # --- operations that the gen_ai conventions know -----------------------------------------------
 
 CHAT: Final = "chat"
@@ -462,6 +465,22 @@ FRAMEWORK_MEMORY: Final = Metric(
     "aimon.framework.memory.usage", "observable_updowncounter", "By",
     "Memory of a device that a framework's allocator holds: allocated to tensors, and reserved in all.",
     (AIMON_FRAMEWORK, AIMON_DEVICE, AIMON_MEMORY_KIND),
+)  # fmt: skip
+
+# --- alerts ------------------------------------------------------------------------------------
+
+ALERT_ACTIVE: Final = Metric(
+    "aimon.alert.active", "observable_gauge", "1",
+    "1 while an alert fires, 0 for a while after.",
+    (ALERT_RULE_NAME, ALERT_SEVERITY, AIMON_MODEL_NAME, HW_ID),
+)  # fmt: skip
+ALERT_TRANSITIONS: Final = Metric(
+    "aimon.alert.transitions", "observable_counter", "{transition}",
+    "How often alerts of a rule came into a state.", (ALERT_RULE_NAME, ALERT_SEVERITY, ALERT_STATE),
+)  # fmt: skip
+SLO_EVENTS: Final = Metric(
+    "aimon.slo.events", "observable_counter", "{request}",
+    "Requests that met an objective, or did not.", (SLO_NAME, SLO_OUTCOME, AIMON_MODEL_NAME),
 )  # fmt: skip
 
 # --- ourselves ---------------------------------------------------------------------------------

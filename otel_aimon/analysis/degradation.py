@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import exp, sqrt
 from typing import TYPE_CHECKING, Any
 
-from otel_aimon import semconv
 from otel_aimon.analysis.autoregression import Autoregression
 from otel_aimon.analysis.daily_profile import DAY_SECONDS, DailyProfile
 from otel_aimon.analysis.error_shift import ErrorShift
@@ -95,15 +94,15 @@ class Degradation:
         self._tick_seconds = tick_seconds
         self._learning = learning
         self._born: float | None = None
-        self._series: dict[str, _Series] = {}
+        self._series: dict[Identity, _Series] = {}
         self._together = _Together(tick_seconds)
 
-    def tick(self, time: float, ticks: Mapping[str, Tick]) -> list[Evidence]:
+    def tick(self, time: float, ticks: Mapping[Identity, Tick]) -> list[Evidence]:
         """Take what ended in the last tick.
 
         Args:
             time: Seconds since some midnight (UTC will do): the time of day counts.
-            ticks: By model; a model without requests may be left out.
+            ticks: By what they are about: a model, or an operation of it; one without requests may be left out.
 
         Returns:
             Evidence for ``latency.shift``, ``latency.drift``, ``error.shift``, ``traffic.drop`` and
@@ -113,16 +112,15 @@ class Degradation:
             self._born = time
         age = time - self._born
         known = age >= self._learning
-        present = [(series, tick) for name, tick in ticks.items() if (series := self._of(name)) is not None]
+        present = [(series, tick) for who, tick in ticks.items() if (series := self._of(who)) is not None]
         self._judge(time, present, known)
         self._learn(time, present, known)
         return list(self._evidence(present)) if known else []
 
-    def _of(self, name: str) -> _Series | None:
-        series = self._series.get(name)
+    def _of(self, identity: Identity) -> _Series | None:
+        series = self._series.get(identity)
         if series is None and len(self._series) < MAX_SERIES:
-            identity = ((semconv.AIMON_MODEL_NAME, name),)
-            series = self._series[name] = _Series(identity, self._tick_seconds)
+            series = self._series[identity] = _Series(identity, self._tick_seconds)
         return series
 
     def _judge(self, time: float, present: list[tuple[_Series, Tick]], known: bool) -> None:
@@ -184,12 +182,57 @@ class Degradation:
                 samples=tick.count,
             )
 
-    def state(self) -> dict[str, Any]:
-        """What was learned, for a file."""
+    def state(self, time: float) -> dict[str, Any]:
+        """What was learned, as plain data for a file.
+
+        Args:
+            time: As in :meth:`tick`.
+        """
+        together = self._together
         return {
-            name: {"latency": series.latency.state(), "errors": series.errors.state()}
-            for name, series in self._series.items()
+            "tick_seconds": self._tick_seconds,
+            "learned_seconds": 0.0 if self._born is None else time - self._born,
+            "together": {
+                "noise": together.noise.state(),
+                "errors": together.errors.state(),
+                "traffic": together.traffic.state(),
+            },
+            "series": [
+                {
+                    "identity": [list(pair) for pair in series.identity],
+                    "latency": series.latency.state(),
+                    "errors": series.errors.state(),
+                }
+                for series in self._series.values()
+            ],
         }
+
+    def restore(self, state: dict[str, Any], time: float) -> None:
+        """Go on from what another process learned.
+
+        Args:
+            state: Of :meth:`state`.
+            time: As in :meth:`tick`.
+
+        Raises:
+            ValueError: It does not fit.
+            KeyError: Something is missing.
+            TypeError: Something is of another type.
+        """
+        if state["tick_seconds"] != self._tick_seconds:
+            raise ValueError(f"it was learned with ticks of {state['tick_seconds']} s")
+        together = _Together(self._tick_seconds)
+        together.noise.restore(state["together"]["noise"])
+        together.errors.restore(state["together"]["errors"])
+        together.traffic.restore(state["together"]["traffic"])
+        found: dict[Identity, _Series] = {}
+        for each in state["series"][:MAX_SERIES]:
+            identity: Identity = tuple((str(key), str(value)) for key, value in each["identity"])
+            series = found[identity] = _Series(identity, self._tick_seconds)
+            series.latency.restore(each["latency"])
+            series.errors.restore(each["errors"])
+        self._together, self._series = together, found
+        self._born = time - float(state["learned_seconds"])
 
 
 def _add_errors(test: ErrorShift, count: int, errors: int, known: bool) -> None:

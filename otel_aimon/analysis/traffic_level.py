@@ -58,6 +58,18 @@ class TrafficLevel:
         if learn:
             self._profile.learn(time, seen, _CLIP)
 
+    def state(self) -> dict[str, list[float]]:
+        """What was learned, for a file."""
+        return self._profile.state()
+
+    def restore(self, state: dict[str, list[float]]) -> None:
+        """Go on from what was learned.
+
+        Raises:
+            ValueError: It does not fit.
+        """
+        self._profile.restore(state)
+
 
 def _cusum(before: float, count: int, usual: float, ratio: float, dispersion: float) -> float:
     step = (count * log(ratio) + usual * (1.0 - ratio)) / dispersion

@@ -1,0 +1,89 @@
+"""The probable cause of an alert: the resource that binds while it fires."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_aimon.analysis.bottleneck import Signals, attribute
+
+if TYPE_CHECKING:
+    from otel_aimon.alerts.machine import Transition
+    from otel_aimon.analysis.resource_watch import ResourceWatch
+    from otel_aimon.core.recorder import Recorder
+    from otel_aimon.resources.snapshot import DeviceReading, Snapshot
+
+_EXPLAINED = frozenset({"latency", "capacity", "errors"})
+"""Domains of rules that a bottleneck can explain; what is about a resource explains itself."""
+
+_NO_CAUSE = ("underused",)
+
+
+class CauseFinder:
+    """Finds what binds.
+
+    Args:
+        recorder: Whose requests wait.
+
+    Attributes:
+        stalled: Requests are in flight, and none moves.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.stalled = False
+
+    def find(
+        self, transition: Transition, snapshot: Snapshot | None, watch: ResourceWatch
+    ) -> tuple[str, float] | None:
+        """The class of the bottleneck, and how sure it is; None when nothing that is known binds.
+
+        Args:
+            transition: Of the alert.
+            snapshot: Of the resources.
+            watch: Remembers how devices were throttled.
+        """
+        if transition.rule.domain not in _EXPLAINED:
+            return None
+        bottleneck = attribute(self._signals(snapshot, watch), leave_out=_NO_CAUSE)
+        return (bottleneck.name, bottleneck.confidence) if bottleneck is not None else None
+
+    def _signals(self, snapshot: Snapshot | None, watch: ResourceWatch) -> Signals:
+        waiting = [size for _, size in self._recorder.queue_sizes()]
+        queued = sum(waiting) if waiting else None
+        if snapshot is None:
+            return Signals(stalled=self.stalled, queued=queued)
+        process, container = snapshot.process, snapshot.container
+        busiest = max(
+            (each for each in snapshot.devices if each.visible and each.device.kind == "gpu"),
+            key=lambda each: each.activity.get("sm", each.utilization.get("general", 0.0)),
+            default=None,
+        )
+        return Signals(
+            stalled=self.stalled,
+            queued=queued,
+            cpu=snapshot.cpu_share,
+            memory=snapshot.memory_share,
+            cpu_throttled=container.throttled_share if container is not None else None,
+            cores_busy=process.cores_busy if process is not None else None,
+            loop_lag=process.loop_lag if process is not None else None,
+            **_of_device(busiest, watch),
+        )
+
+
+def _of_device(reading: DeviceReading | None, watch: ResourceWatch) -> dict[str, Any]:
+    if reading is None:
+        return {}
+    throttled = watch.throttled(reading.device.id)
+    limit = reading.clock_limits.get("sm")
+    clock = reading.clocks.get("sm")
+    return {
+        "gpu": reading.utilization.get("general"),
+        "sm": reading.activity.get("sm"),
+        "tensor": reading.activity.get("tensor"),
+        "dram": reading.activity.get("dram"),
+        "power_share": reading.power / reading.power_limit if reading.power and reading.power_limit else None,
+        "clock_share": clock / limit if clock is not None and limit else None,
+        "throttled": ()
+        if throttled is None
+        else tuple((reason, throttled.of(reason)) for reason in ("thermal", "power_brake", "power_cap")),
+    }

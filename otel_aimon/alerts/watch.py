@@ -1,0 +1,321 @@
+"""What the process does becomes evidence, and the rules judge it: the alerts of a running service."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.metrics import CallbackOptions, Observation
+
+from otel_aimon import semconv
+from otel_aimon.alerts import problems, rulefile
+from otel_aimon.alerts.alerting import Alerting
+from otel_aimon.alerts.callbacks import Callbacks
+from otel_aimon.alerts.cause import CauseFinder
+from otel_aimon.alerts.events import emit_to
+from otel_aimon.alerts.readings import readings_of
+from otel_aimon.analysis import learned
+from otel_aimon.analysis.degradation import Degradation
+from otel_aimon.analysis.evidence import Evidence, Identity
+from otel_aimon.analysis.resource_watch import ResourceWatch
+from otel_aimon.analysis.slo import SloTracker
+from otel_aimon.analysis.stall import StallWatch
+from otel_aimon.analysis.tick import TickBuilder
+from otel_aimon.core.instruments import observe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from opentelemetry._logs import Logger
+    from opentelemetry.metrics import Meter
+
+    from otel_aimon.alerts.machine import Transition
+    from otel_aimon.analysis.windows import Windows
+    from otel_aimon.config import Settings
+    from otel_aimon.core.inference import Inference
+    from otel_aimon.core.recorder import Recorder
+    from otel_aimon.core.series import Series
+    from otel_aimon.resources.snapshot import Snapshot
+
+WATCHDOG_SECONDS = 1.0
+"""Between two looks for a stall."""
+
+SAVE_SECONDS = 600.0
+"""Between two times that what was learned is written to the file that the user named."""
+
+RATIO_SECONDS = 300.0
+"""Over which the error ratio of ``error.ratio`` is taken."""
+
+CALLBACKS = Callbacks()
+"""Of this process, whether it is instrumented already or not."""
+
+
+class _Model:
+    """What ended of one operation of one model since the last tick."""
+
+    __slots__ = ("builder", "failed_trace", "identity", "outcomes", "slow_trace", "slowest")
+
+    def __init__(self, identity: Identity, ticks: int) -> None:
+        self.identity = identity
+        self.outcomes: deque[tuple[int, int]] = deque(maxlen=ticks)
+        self.start_tick()
+
+    def start_tick(self) -> None:
+        self.builder = TickBuilder()
+        self.slowest = 0.0
+        self.slow_trace = self.failed_trace = ""
+
+
+class AlertWatch:
+    """Feeds the alerts.
+
+    Args:
+        settings: Which rules and objectives.
+        recorder: Whose requests are in flight.
+        windows: What ended in the last window, for rules of the user's.
+        logger: Where events go.
+        clock: Monotonic seconds.
+        wall: Seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        recorder: Recorder,
+        windows: Windows,
+        logger: Logger,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        loaded = rulefile.load(settings.alert_rules or None, slos=settings.slos)
+        problems.warn(loaded.problems)
+        self._settings = settings
+        self._state_file = Path(settings.alert_state) if settings.alert_state else None
+        self._recorder = recorder
+        self._windows = windows
+        self._clock = clock
+        self._wall = wall
+        self._thresholds = loaded.thresholds
+        self._slo = SloTracker(loaded.objectives)
+        self._cause = CauseFinder(recorder)
+        # A tick that is shorter than what a rule expects is a tick of the rule.
+        rules = [replace(rule, every=min(rule.every, settings.alert_tick)) for rule in loaded.rules]
+        self._alerting = Alerting(
+            rules,
+            [emit_to(logger), CALLBACKS.publish],
+            clock=clock,
+            wall=lambda: int(wall() * 1e9),
+            explain=self._explain,
+        )
+        self._reset()
+        if self._state_file is not None:
+            learned.load(self._state_file, self._degradation, wall())
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._models: dict[tuple[str, str], _Model] = {}
+        self._stalls: dict[Series, StallWatch] = {}
+        self._progress: dict[Series, float] = {}
+        self._degradation = Degradation(self._settings.alert_tick, self._settings.alert_learning)
+        self._saved_at = self._clock()
+        self._resources = ResourceWatch()
+        self._from_sampler: list[Evidence] = []
+        self._snapshot: Snapshot | None = None
+        self._next_look = self._next_tick = self._clock()
+
+    def after_fork_in_child(self) -> None:
+        """Start from zero: the parent watches itself."""
+        self._reset()
+        self._slo.after_fork_in_child()
+        self._alerting.after_fork_in_child()
+        CALLBACKS.after_fork_in_child()
+
+    # -- What comes in -------------------------------------------------------------------------
+
+    def consume(self, inference: Inference) -> None:
+        """Count an ended request; a consumer of the pipeline. Stages belong to their request."""
+        if inference.owner is not None:
+            return
+        series, error = inference.series, inference.error_type
+        now = self._clock()
+        self._progress[series] = now
+        if error == semconv.ERROR_TYPE_CANCELLED:
+            return
+        trace = _sampled_trace(inference)
+        with self._lock:
+            model = self._model(series)
+            model.builder.add(inference.duration, tokens=_tokens(inference), failed=error is not None)
+            if error is not None:
+                model.failed_trace = trace or model.failed_trace
+            elif inference.duration > model.slowest:
+                model.slowest, model.slow_trace = inference.duration, trace or model.slow_trace
+        self._slo.consume(inference, series.model, model.identity, now, trace or None)
+
+    def _model(self, series: Series) -> _Model:
+        key = (series.operation, series.model)
+        model = self._models.get(key)
+        if model is None:
+            ticks = max(1, round(RATIO_SECONDS / self._settings.alert_tick))
+            model = self._models[key] = _Model(_identity(series), ticks)
+        return model
+
+    def sampled(self, snapshot: Snapshot, now: float) -> None:
+        """Take a snapshot of the resources; called on the sampler's thread."""
+        waiting = [size for _, size in self._recorder.queue_sizes()]
+        found = self._resources.evidence(snapshot, now, waiting=sum(waiting) if waiting else None)
+        with self._lock:
+            self._from_sampler = found
+            self._snapshot = snapshot
+
+    # -- What goes on --------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Let time pass; called often, on the pipeline's thread."""
+        now = self._clock()
+        if now < self._next_look:
+            return
+        self._next_look = now + min(WATCHDOG_SECONDS, self._settings.alert_tick)
+        evidences = [*self._stalled(now)]
+        if now >= self._next_tick:
+            self._next_tick += self._settings.alert_tick
+            if self._next_tick <= now:
+                # The process slept.
+                self._next_tick = now + self._settings.alert_tick
+            evidences += self._degraded()
+            evidences += self._slo.evidences(now)
+            evidences += self._users()
+        with self._lock:
+            evidences += self._from_sampler
+            self._from_sampler = []
+        self.judge(evidences)
+        if now - self._saved_at >= SAVE_SECONDS:
+            self._save()
+
+    def judge(self, evidences: list[Evidence]) -> None:
+        """Let the rules judge evidence, and tell what there is to tell."""
+        self._alerting.tick(evidences)
+
+    def _stalled(self, now: float) -> Iterator[Evidence]:
+        worst = 0.0
+        for series in list(self._recorder.series_by_key.values()):
+            starts = list(series.active.values())
+            if not starts and series not in self._stalls:
+                continue
+            # When the last of them began is progress too.
+            begun = now - (time.perf_counter_ns() - max(starts)) / 1e9 if starts else now
+            watch = self._stalls.setdefault(series, StallWatch())
+            silence, score = watch.check(
+                now, in_flight=len(starts), last_progress=max(begun, self._progress.get(series, begun))
+            )
+            worst = max(worst, score)
+            yield Evidence("stall", _identity(series), score, value=silence, baseline=watch.allowed())
+        self._cause.stalled = worst >= 1.0
+
+    def _degraded(self) -> Iterator[Evidence]:
+        with self._lock:
+            models = list(self._models.values())
+            ended = [(model, model.builder.tick(), model.slow_trace, model.failed_trace) for model in models]
+            for model in models:
+                model.start_tick()
+        if not models:
+            return
+        ticks = {model.identity: tick for model, tick, _, _ in ended if tick.count}
+        examples = {model.identity: (slow, failed) for model, _, slow, failed in ended}
+        for evidence in self._degradation.tick(self._wall(), ticks):
+            yield _with_example(evidence, examples)
+        for model, tick, _, failed in ended:
+            model.outcomes.append((tick.count, tick.errors))
+            count = sum(each for each, _ in model.outcomes)
+            if count:
+                ratio = sum(errors for _, errors in model.outcomes) / count
+                yield Evidence(
+                    "error.ratio",
+                    model.identity,
+                    ratio,
+                    value=ratio,
+                    samples=count,
+                    window=RATIO_SECONDS,
+                    trace_ids=(failed,) if failed else (),
+                )
+
+    def _users(self) -> Iterator[Evidence]:
+        """Evidence for rules that users wrote."""
+        if not self._thresholds:
+            return
+        readings = readings_of(self._snapshot, self._windows, self._recorder)
+        for threshold in self._thresholds:
+            yield from threshold.evidences(readings)
+
+    def _explain(self, transition: Transition) -> tuple[str, float] | None:
+        return self._cause.find(transition, self._snapshot, self._resources)
+
+    def shutdown(self) -> None:
+        """Resolve what fires, because the process ends, and let the callbacks have it."""
+        self._alerting.shutdown()
+        self._save()
+        CALLBACKS.stop()
+
+    def _save(self) -> None:
+        if self._state_file is not None:
+            learned.save(self._state_file, self._degradation, self._wall())
+        self._saved_at = self._clock()
+
+    # -- What goes out -------------------------------------------------------------------------
+
+    def register(self, meter: Meter) -> None:
+        """Register the metrics of alerts and objectives."""
+        observe(meter, semconv.ALERT_ACTIVE, lambda _: _observations(self._alerting.active_points()))
+        observe(meter, semconv.ALERT_TRANSITIONS, lambda _: _observations(self._alerting.transition_points()))
+        observe(meter, semconv.SLO_EVENTS, self._slo_events)
+
+    def _slo_events(self, _options: CallbackOptions) -> list[Observation]:
+        found = []
+        for objective, identity, good, bad in self._slo.totals():
+            model = dict(identity).get(semconv.AIMON_MODEL_NAME)
+            shared = {semconv.SLO_NAME: objective.name}
+            if model is not None:
+                shared[semconv.AIMON_MODEL_NAME] = model
+            found += [
+                Observation(good, {**shared, semconv.SLO_OUTCOME: "good"}),
+                Observation(bad, {**shared, semconv.SLO_OUTCOME: "bad"}),
+            ]
+        return found
+
+
+def _observations(points: list[tuple[int, dict[str, str]]]) -> list[Observation]:
+    return [Observation(value, attributes) for value, attributes in points]
+
+
+def _identity(series: Series) -> Identity:
+    return ((semconv.AIMON_MODEL_NAME, series.model), (semconv.AIMON_OPERATION, series.operation))
+
+
+def _tokens(inference: Inference) -> int | None:
+    """What the latency grows with: the tokens that come out, or else those that go in."""
+    if inference.series.generative:
+        return inference.output_tokens
+    return inference.input_tokens
+
+
+def _sampled_trace(inference: Inference) -> str:
+    """Its trace and span, when a backend has them."""
+    context: Any = inference.span.get_span_context() if inference.span is not None else None
+    if context is None or not context.trace_flags.sampled:
+        return ""
+    return f"{context.trace_id:032x}-{context.span_id:016x}"
+
+
+def _with_example(evidence: Evidence, examples: dict[Identity, tuple[str, str]]) -> Evidence:
+    """The slowest request for what is about latency, a failed one for what is about errors."""
+    place = 1 if evidence.rule.startswith("error.") else 0
+    if evidence.identity in examples:
+        traces = [examples[evidence.identity][place]]
+    else:
+        traces = [each[place] for each in examples.values()]
+    found = tuple(trace for trace in traces if trace)
+    return replace(evidence, trace_ids=found) if found else evidence
