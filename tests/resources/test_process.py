@@ -70,7 +70,7 @@ def test_shares_are_of_the_time_and_the_cpus_since_the_last_reading() -> None:
     assert before.cpu_system is not None
     user = (reading.cpu_user - before.cpu_user) / 10.0
     system = (reading.cpu_system - before.cpu_system) / 10.0
-    assert user + system >= 0.004
+    assert user + system >= 0.003  # The kernel counts in hundredths of a second.
     assert reading.cpu_user_share == pytest.approx(user / available_cpus())
     assert reading.cpu_system_share == pytest.approx(system / available_cpus())
     assert reading.cores_busy == pytest.approx(user + system)
