@@ -21,6 +21,10 @@ _CUSUM_HYSTERESIS = 0.25
 """The same for a cumulative sum, which falls slowly."""
 
 
+_ANOMALY_KEEPS_FIRING = 900.0
+"""What is judged by the usual comes and goes while it lasts: one fault shall be one alert."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """When an alert fires, when it clears, and what it tells people.
@@ -209,13 +213,14 @@ _OTHERS = (
         unit="1",
         severity="warning",
         score_unit="",
-        on=6.0,
+        on=10.0,
         off=1.0,
-        needed=2,
-        of=2,
+        needed=1,
+        of=1,
+        keep_firing=_ANOMALY_KEEPS_FIRING,
         summary="More requests of {where} fail than usual: {value} instead of {baseline}.",
-        rationale="A log-likelihood sum sees 5 % of errors within 30 s, and a creep to 1.3 points above normal, "
-        "both long before a burn rate does.",
+        rationale="A sum of log-likelihood ratios, in nats: 5 % of errors show within 20 s, a creep to 1.3 points "
+        "above the usual within 40 minutes, both long before a burn rate does.",
     ),
     _ERROR_RATIO,
     replace(
@@ -235,13 +240,15 @@ _OTHERS = (
         unit="s",
         severity="warning",
         score_unit="",
-        on=25.0,
-        off=6.0,
-        needed=3,
-        of=3,
+        on=17.0,
+        off=4.0,
+        needed=2,
+        of=2,
+        keep_firing=_ANOMALY_KEEPS_FIRING,
         summary="{where} became slower: {value} per unit of work instead of {baseline}.",
-        rationale="A cumulative sum of the token-normalised latency against its time-of-day profile: a step of "
-        "50 % shows in about two minutes, and longer prompts are not taken for a slower model.",
+        rationale="The log-likelihood ratio, in nats, of a step of the token-normalised latency above its profile of "
+        "the day, in noise as it was learned: a step of 50 % shows in one or two minutes, and longer prompts are "
+        "not taken for a slower model.",
     ),
     Rule(
         name="latency.drift",
@@ -250,12 +257,15 @@ _OTHERS = (
         signal="gen_ai.server.time_per_output_token",
         unit="s",
         severity="warning",
-        score_unit="1",
-        on=0.22,
-        off=0.08,
-        hold=180.0,
+        score_unit="",
+        on=1.0,
+        off=0.5,
+        needed=3,
+        of=3,
+        keep_firing=_ANOMALY_KEEPS_FIRING,
         summary="{where} gets slower and slower: {value} per unit of work instead of {baseline}.",
-        rationale="The mean of 15 minutes above the profile: finds a leak at about 20 to 25 %.",
+        rationale="The mean of 15 to 60 minutes above the profile of the day, divided by what counts as drift: 9 %, or "
+        "five standard deviations of such a mean, whichever is more.",
     ),
     Rule(
         name="latency.spike",
@@ -280,13 +290,15 @@ _OTHERS = (
         signal="aimon.inference.throughput",
         unit="{request}/s",
         severity="warning",
-        score_unit="1",
-        on=-0.5,
-        off=-0.5 * _HYSTERESIS,
-        above=False,
-        hold=60.0,
+        score_unit="",
+        on=10.0,
+        off=1.0,
+        needed=1,
+        of=1,
+        keep_firing=_ANOMALY_KEEPS_FIRING,
         summary="{where} gets far fewer requests than usual: {value} instead of {baseline}.",
-        rationale="Something upstream is broken; no rule on requests that come can see those that do not.",
+        rationale="Something upstream is broken; no rule on requests that come can see those that do not. A sum of "
+        "log-likelihood ratios, in nats, of a quarter of the usual traffic.",
     ),
     Rule(
         name="traffic.surge",
@@ -295,12 +307,14 @@ _OTHERS = (
         signal="aimon.inference.throughput",
         unit="{request}/s",
         severity="warning",
-        score_unit="1",
-        on=1.5,
-        off=1.5 * _HYSTERESIS,
-        hold=60.0,
+        score_unit="",
+        on=10.0,
+        off=1.0,
+        needed=1,
+        of=1,
+        keep_firing=_ANOMALY_KEEPS_FIRING,
         summary="{where} gets far more requests than usual: {value} instead of {baseline}.",
-        rationale="Overload is ahead.",
+        rationale="Overload is ahead. A sum of log-likelihood ratios, in nats, of four times the usual traffic.",
     ),
     Rule(
         name="queue.wait",
@@ -498,9 +512,11 @@ _OTHERS = (
         score_unit="1",
         on=1.5,
         off=1.25,
-        hold=120.0,
+        hold=60.0,
+        keep_firing=_ANOMALY_KEEPS_FIRING,
         summary="{where} is {score} times as slow as usual while the other models are not: {value} instead of {baseline}.",
-        rationale="One slow model among many is hidden in every average.",
+        rationale="One slow model among many is hidden in every average. The ratio counts from four standard "
+        "deviations on.",
     ),
     Rule(
         name="workload.shift",
@@ -515,7 +531,8 @@ _OTHERS = (
         needed=1,
         of=1,
         summary="Requests of {where} have another size than usual: {value} instead of {baseline}.",
-        rationale="Explains raw latency that changes although the model is as fast as ever, and inhibits rules on it.",
+        rationale="Explains raw latency that changes although the model is as fast as ever. A two-sided cumulative "
+        "sum, in standard deviations.",
     ),
     Rule(
         name="telemetry.dropped",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,9 +46,6 @@ WATCHDOG_SECONDS = 1.0
 SAVE_SECONDS = 600.0
 """Between two times that what was learned is written to the file that the user named."""
 
-RATIO_SECONDS = 300.0
-"""Over which the error ratio of ``error.ratio`` is taken."""
-
 CALLBACKS = Callbacks()
 """Of this process, whether it is instrumented already or not."""
 
@@ -57,11 +53,10 @@ CALLBACKS = Callbacks()
 class _Model:
     """What ended of one operation of one model since the last tick."""
 
-    __slots__ = ("builder", "failed_trace", "identity", "outcomes", "slow_trace", "slowest")
+    __slots__ = ("builder", "failed_trace", "identity", "slow_trace", "slowest")
 
-    def __init__(self, identity: Identity, ticks: int) -> None:
+    def __init__(self, identity: Identity) -> None:
         self.identity = identity
-        self.outcomes: deque[tuple[int, int]] = deque(maxlen=ticks)
         self.start_tick()
 
     def start_tick(self) -> None:
@@ -160,8 +155,7 @@ class AlertWatch:
         key = (series.operation, series.model)
         model = self._models.get(key)
         if model is None:
-            ticks = max(1, round(RATIO_SECONDS / self._settings.alert_tick))
-            model = self._models[key] = _Model(_identity(series), ticks)
+            model = self._models[key] = _Model(_identity(series))
         return model
 
     def sampled(self, snapshot: Snapshot, now: float) -> None:
@@ -228,20 +222,6 @@ class AlertWatch:
         examples = {model.identity: (slow, failed) for model, _, slow, failed in ended}
         for evidence in self._degradation.tick(self._wall(), ticks):
             yield _with_example(evidence, examples)
-        for model, tick, _, failed in ended:
-            model.outcomes.append((tick.count, tick.errors))
-            count = sum(each for each, _ in model.outcomes)
-            if count:
-                ratio = sum(errors for _, errors in model.outcomes) / count
-                yield Evidence(
-                    "error.ratio",
-                    model.identity,
-                    ratio,
-                    value=ratio,
-                    samples=count,
-                    window=RATIO_SECONDS,
-                    trace_ids=(failed,) if failed else (),
-                )
 
     def _users(self) -> Iterator[Evidence]:
         """Evidence for rules that users wrote."""

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from otel_aimon.analysis.autoregression import Autoregression
 from otel_aimon.analysis.daily_profile import DAY_SECONDS, DailyProfile
+from otel_aimon.analysis.error_ratio import WINDOW_SECONDS, ErrorRatio
 from otel_aimon.analysis.error_shift import ErrorShift
 from otel_aimon.analysis.evidence import Evidence, Identity
+from otel_aimon.analysis.imbalance import RecentMean, imbalances
 from otel_aimon.analysis.latency_watch import LatencyWatch
 from otel_aimon.analysis.level_shift import LevelShift
 from otel_aimon.analysis.slow_drift import SlowDrift
 from otel_aimon.analysis.tick import TICK_SECONDS
 from otel_aimon.analysis.traffic_level import TrafficLevel
+from otel_aimon.analysis.workload_shift import WorkloadShift
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,13 +40,29 @@ _EVERYBODY: Identity = ()
 class _Series:
     """What is known of one model."""
 
-    __slots__ = ("errors", "identity", "latency", "quiet")
+    __slots__ = ("errors", "identity", "latency", "quiet", "ratio", "recent", "workload")
 
     def __init__(self, identity: Identity, tick_seconds: float) -> None:
         self.identity = identity
         self.latency = LatencyWatch(tick_seconds)
+        self.recent = RecentMean()
         self.errors = ErrorShift()
+        self.ratio = ErrorRatio(tick_seconds)
+        self.workload = WorkloadShift(tick_seconds)
         self.quiet = QUIET_TICKS
+
+    def add_errors(self, tick: Tick, known: bool) -> None:
+        _add_errors(self.errors, tick.count, tick.errors, known)
+
+    def compare(self) -> None:
+        """Remember the residual, to compare it with that of other models."""
+        watch = self.latency
+        if watch.residual is not None:
+            self.recent.add(watch.residual, watch.white, watch.noise)
+
+    def follow_size(self, time: float, tick: Tick, known: bool) -> None:
+        if tick.tokens is not None:
+            self.workload.add(time, tick.tokens, cautious=known)
 
 
 class _Together:
@@ -105,8 +124,9 @@ class Degradation:
             ticks: By what they are about: a model, or an operation of it; one without requests may be left out.
 
         Returns:
-            Evidence for ``latency.shift``, ``latency.drift``, ``error.shift``, ``traffic.drop`` and
-            ``traffic.surge``, for each model and for all together; none while it learns.
+            Evidence for ``error.ratio``, and, unless it still learns, for ``latency.shift``,
+            ``latency.drift``, ``error.shift``, ``model.imbalance``, ``workload.shift``, ``traffic.drop``
+            and ``traffic.surge``: for each model, for all together, or for both.
         """
         if self._born is None:
             self._born = time
@@ -115,7 +135,10 @@ class Degradation:
         present = [(series, tick) for who, tick in ticks.items() if (series := self._of(who)) is not None]
         self._judge(time, present, known)
         self._learn(time, present, known)
-        return list(self._evidence(present)) if known else []
+        evidence = list(self._ratios(ticks))
+        if known:
+            evidence += self._evidence(present)
+        return evidence
 
     def _of(self, identity: Identity) -> _Series | None:
         series = self._series.get(identity)
@@ -137,7 +160,9 @@ class Degradation:
         for series, tick in present:
             series.latency.judge(common)
             series.quiet = _quiet(series.quiet, series.latency.shift, series.latency.drift)
-            _add_errors(series.errors, tick.count, tick.errors, known)
+            series.compare()
+            series.follow_size(time, tick, known)
+            series.add_errors(tick, known)
             if all_fail:
                 # That one of them fails too is no news, and would be no news when the others have stopped.
                 series.errors.score = 0.0
@@ -154,6 +179,21 @@ class Degradation:
             if series.quiet >= QUIET_TICKS or not known:
                 series.latency.learn(time, slope=known)
         together.learn()
+
+    def _ratios(self, ticks: Mapping[Identity, Tick]) -> Iterator[Evidence]:
+        for identity, series in self._series.items():
+            tick = ticks.get(identity)
+            series.ratio.add(*((tick.count, tick.errors) if tick is not None else (0, 0)))
+            ratio = series.ratio.ratio
+            if ratio is not None:
+                yield Evidence(
+                    "error.ratio",
+                    identity,
+                    ratio,
+                    value=ratio,
+                    samples=series.ratio.count,
+                    window=WINDOW_SECONDS,
+                )
 
     def _evidence(self, present: list[tuple[_Series, Tick]]) -> Iterator[Evidence]:
         together = self._together
@@ -181,6 +221,10 @@ class Degradation:
                 baseline=series.errors.usual,
                 samples=tick.count,
             )
+            yield from _workload_evidence(series, tick)
+        yield from _imbalance_evidence(
+            [series for series, _ in present if series.latency.residual is not None]
+        )
 
     def state(self, time: float) -> dict[str, Any]:
         """What was learned, as plain data for a file.
@@ -202,6 +246,7 @@ class Degradation:
                     "identity": [list(pair) for pair in series.identity],
                     "latency": series.latency.state(),
                     "errors": series.errors.state(),
+                    "workload": series.workload.state(),
                 }
                 for series in self._series.values()
             ],
@@ -231,6 +276,7 @@ class Degradation:
             series = found[identity] = _Series(identity, self._tick_seconds)
             series.latency.restore(each["latency"])
             series.errors.restore(each["errors"])
+            series.workload.restore(each["workload"])
         self._together, self._series = together, found
         self._born = time - float(state["learned_seconds"])
 
@@ -255,3 +301,25 @@ def _latency_evidence(
     ):
         value = usual * exp(size) if usual is not None else exp(size)
         yield Evidence(rule, identity, score, value=value, baseline=usual if usual is not None else 1.0)
+
+
+def _workload_evidence(series: _Series, tick: Tick) -> Iterator[Evidence]:
+    if tick.tokens is None or series.workload.usual is None:
+        return
+    yield Evidence(
+        "workload.shift",
+        series.identity,
+        series.workload.score,
+        value=tick.tokens,
+        baseline=series.workload.usual,
+        samples=tick.count,
+    )
+
+
+def _imbalance_evidence(series: list[_Series]) -> Iterator[Evidence]:
+    for place, ratio in imbalances([each.recent for each in series]).items():
+        watch = series[place].latency
+        if watch.usual is not None:
+            usual = watch.usual
+            value = usual * exp(series[place].recent.level)
+            yield Evidence("model.imbalance", series[place].identity, ratio, value=value, baseline=usual)

@@ -170,9 +170,17 @@ class _Counts:
     def last(self, seconds: float, now: float) -> tuple[int, int]:
         """Requests and bad ones of the last ``seconds``, to within a bucket."""
         self._advance(now)
-        places = [(self._last - age) % _BUCKETS for age in range(round(seconds / self._bucket))]
-        bad = sum(self._bad[place] for place in places)
-        return bad + sum(self._good[place] for place in places), bad
+        end = self._last % _BUCKETS + 1
+        start = end - round(seconds / self._bucket)
+        bad = _sum_of_ring(self._bad, start, end)
+        return bad + _sum_of_ring(self._good, start, end), bad
+
+
+def _sum_of_ring(ring: array[int], start: int, end: int) -> int:
+    """Sum from ``start``, which may lie before 0, up to ``end``."""
+    if start >= 0:
+        return sum(ring[start:end])
+    return sum(ring[start:]) + sum(ring[:end])
 
 
 class _Tally:

@@ -62,7 +62,7 @@ def test_a_rule_is_tuned() -> None:
         """
 rules:
   error.ratio: {on: 2%, for: 2m30s, severity: critical, samples: 100, keep_firing: 10m, repeat: 1h}
-  traffic.drop: {on: -80%}
+  gpu.idle_under_load: {on: 10%}
   memory.exhaustion: {on: 30m, off: 1h, inhibited_by: [stall, gpu.*], summary: "{where} is full in {value}."}
 """
     )
@@ -71,8 +71,8 @@ rules:
     assert (ratio.on, ratio.hold, ratio.severity, ratio.samples) == (0.02, 150.0, "critical", 100)
     assert (ratio.keep_firing, ratio.repeat) == (600.0, 3600.0)
     assert ratio.off == pytest.approx(0.014)
-    drop = named(found, "traffic.drop")
-    assert (drop.on, drop.off) == (-0.8, pytest.approx(-0.56))
+    idle = named(found, "gpu.idle_under_load")
+    assert (idle.on, idle.off) == (0.1, pytest.approx(0.15))
     memory = named(found, "memory.exhaustion")
     assert (memory.on, memory.off, memory.inhibited_by) == (1800.0, 3600.0, ("stall", "gpu.*"))
 
