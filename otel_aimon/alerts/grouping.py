@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     Inhibitor = Callable[[Rule, Identity], str | None]
     Admit = Callable[[Transition, float], bool]
 
-GROUP_WAIT = 10.0
+GROUP_WAIT = 5.0
+"""Seconds that a new group waits for others: less than a tick of the detectors, which see a fault of all models at
+once, and as long as the sampler of resources takes."""
 
 Key = tuple[str, Identity]
 

@@ -205,17 +205,15 @@ class _Tally:
         narrowest = WINDOWS[0].long / _BUCKETS
         return (now // narrowest + 1) * narrowest
 
-    def add(self, good: bool, now: float, trace_id: str | None) -> None:
+    def add(self, good: int, bad: int, now: float, trace_id: str | None = None) -> None:
         if now >= self._until:
             self.settle()
             self._until = self._end_of_bucket(now)
         self._counted_at = now
-        if good:
-            self._good += 1
-        else:
-            self._bad += 1
-            if trace_id is not None:
-                self.examples = (trace_id, *self.examples[:2])
+        self._good += good
+        self._bad += bad
+        if bad and trace_id is not None:
+            self.examples = (trace_id, *self.examples[:2])
 
     def settle(self) -> None:
         """Move what was counted into the rings and the totals."""
@@ -282,11 +280,11 @@ class SloTracker:
                 judged = self._by_identity[model, identity] = self._judged(model, identity, now)
             for sli, limit, tally in judged:
                 if sli == "error":
-                    tally.add(error is None, now, trace_id)
+                    tally.add(error is None, error is not None, now, trace_id)
                 elif error is None:
                     latency = _LATENCIES[sli](request)
                     if latency is not None:
-                        tally.add(latency <= limit, now, trace_id)
+                        tally.add(latency <= limit, latency > limit, now, trace_id)
 
     def _judged(self, model: str, identity: Identity, now: float) -> tuple[tuple[Sli, float, _Tally], ...]:
         found = []
@@ -304,14 +302,20 @@ class SloTracker:
             tally = self._tallies[key] = _Tally(now)
         return tally
 
-    def count(
-        self, objective: Objective, identity: Identity, good: bool, now: float, trace_id: str | None = None
-    ) -> None:
-        """Count one request that was judged already."""
+    def add(self, objective: Objective, identity: Identity, good: int, bad: int, now: float) -> None:
+        """Count requests that were judged already.
+
+        Args:
+            objective: By what.
+            identity: What alerts on them are about.
+            good: Those that met it.
+            bad: Those that did not.
+            now: Monotonic seconds.
+        """
         with self._lock:
             tally = self._tally(objective, identity, now)
             if tally is not None:
-                tally.add(good, now, trace_id)
+                tally.add(good, bad, now)
 
     def evidences(self, now: float) -> list[Evidence]:
         """Burn-rate evidence of every objective and identity that can be judged at ``now``."""

@@ -46,11 +46,16 @@ def burns(tracker: SloTracker, now: float) -> dict[str, BurnEvidence]:
     return {each.rule: each for each in tracker.evidences(now) if isinstance(each, BurnEvidence)}
 
 
+def outcome(is_good: bool) -> tuple[int, int]:
+    """One good or one bad request."""
+    return int(is_good), int(not is_good)
+
+
 def serve(tracker: SloTracker, start: float, end: float, rate: float, bad: float, *, seed: int = 1) -> None:
     """Requests at a steady rate, a share of them bad."""
     chance = random.Random(seed)
     for number in range(int((end - start) * rate)):
-        tracker.count(ERROR, M, chance.random() >= bad, start + number / rate)
+        tracker.add(ERROR, M, *outcome(chance.random() >= bad), start + number / rate)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +107,7 @@ def test_objectives_in_words() -> None:
 def test_burn_rates_of_both_windows() -> None:
     tracker = SloTracker([ERROR])
     for second in range(3600):
-        tracker.count(ERROR, M, second % 10 != 0 or second < 3300, float(second))
+        tracker.add(ERROR, M, *outcome(second % 10 != 0 or second < 3300), float(second))
     fast = burns(tracker, 3599.0)["slo.error.burn_fast"]
     assert (fast.samples, fast.window, fast.identity) == (3600, HOUR, M)
     assert fast.value == pytest.approx(30 / 3600)
@@ -154,9 +159,9 @@ def test_a_process_that_has_just_started_is_not_judged() -> None:
 
 def few(good: int, bad: int) -> BurnEvidence:
     tracker = SloTracker([ERROR])
-    tracker.count(ERROR, M, True, 0.0)  # long ago
+    tracker.add(ERROR, M, 1, 0, 0.0)  # long ago
     for number in range(good + bad):
-        tracker.count(ERROR, M, number < good, 4999.0)
+        tracker.add(ERROR, M, *outcome(number < good), 4999.0)
     return burns(tracker, 5000.0)["slo.error.burn_fast"]
 
 
@@ -212,7 +217,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slo, "MAX_IDENTITIES", 3)
     tracker = SloTracker([ERROR])
     for number in range(5):
-        tracker.count(ERROR, model(str(number)), True, 0.0)
+        tracker.add(ERROR, model(str(number)), 1, 0, 0.0)
         tracker.consume(Request(), "m", model(str(number)), 0.0)
     assert len(tracker.totals()) == 3
     assert len(tracker._by_identity) == 3
@@ -220,7 +225,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_forked_child_starts_from_zero() -> None:
     tracker = SloTracker([ERROR])
-    tracker.count(ERROR, M, False, 0.0)
+    tracker.add(ERROR, M, 0, 1, 0.0)
     tracker.after_fork_in_child()
     assert tracker.totals() == []
 
