@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     Emit = Callable[[AlertEvent], object]
     Explain = Callable[[Transition], tuple[str, float] | None]
 
+_CLOCK_WAS_SET = 100_000_000
+"""Nanoseconds; by less than this the two clocks of a machine only seem to differ."""
+
 _IDENTITY_OF_METRICS = (semconv.AIMON_MODEL_NAME, semconv.HW_ID)
 
 
@@ -75,6 +78,7 @@ class Alerting:
         self._storm = StormLimit()
         self._transitions: Counter[tuple[str, str, str]] = Counter()
         self._ended = False
+        self._apart: int | None = None
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -137,7 +141,7 @@ class Alerting:
                 self._transitions[step.rule.name, step.rule.severity, step.state] += 1
             self._groups.take(step)
         inhibitor_of = self._inhibition.among(self._machine.active())
-        offset = self._wall() - int(now * 1e9)
+        offset = self._clocks_apart(now)
 
         def wall(at: float) -> int:
             return int(at * 1e9) + offset
@@ -148,6 +152,16 @@ class Alerting:
         if storm is not None:
             events.append(storm_event(storm, wall))
         return events
+
+    def _clocks_apart(self, now: float) -> int:
+        """Nanoseconds from the machine's clock to the world's; the same until somebody sets the latter.
+
+        Read each time, it would differ by microseconds, and with it the beginning of one episode.
+        """
+        apart = self._wall() - int(now * 1e9)
+        if self._apart is None or abs(apart - self._apart) > _CLOCK_WAS_SET:
+            self._apart = apart
+        return self._apart
 
     def _cause(self, notice: Notice) -> tuple[str, float] | None:
         return self._explain(notice.step) if self._explain is not None else None

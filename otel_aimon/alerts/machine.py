@@ -214,7 +214,8 @@ class Machine:
 
     def shutdown(self, now: float) -> list[Transition]:
         """Resolve everything: the process ends."""
-        return self._end(list(self._alerts.values()), now, "shutdown")
+        # They stay known, so that the last metrics of the process say that nothing fires any more.
+        return [self._resolve(alert, now, "shutdown") for alert in self._alerts.values() if alert.active]
 
     def reload(self, rules: Iterable[Rule], now: float) -> list[Transition]:
         """Judge by other rules from now on; alerts of unchanged rules go on as they are."""
@@ -222,13 +223,10 @@ class Machine:
         self._use(rules)
         unchanged = {rule.name for rule in self.rules if before.get(rule.name) == rule}
         gone = [alert for alert in self._alerts.values() if alert.rule.name not in unchanged]
-        return self._end(gone, now, "reload")
-
-    def _end(self, alerts: list[_Alert], now: float, reason: Reason) -> list[Transition]:
         steps = []
-        for alert in alerts:
+        for alert in gone:
             if alert.active:
-                steps.append(self._resolve(alert, now, reason))
+                steps.append(self._resolve(alert, now, "reload"))
             del self._alerts[alert.rule.name, alert.identity]
         return steps
 

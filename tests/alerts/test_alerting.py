@@ -129,6 +129,18 @@ def test_the_metrics_say_what_fires_told_or_not() -> None:
     }
 
 
+def test_the_last_metrics_of_a_process_say_that_nothing_fires() -> None:
+    world = World(RULES[2])
+    world.at(0, seen(12))
+    world.alerting.shutdown()
+    about = {
+        "aimon.alert.rule.name": "latency.shift",
+        "aimon.alert.severity": "warning",
+        "aimon.model.name": "m",
+    }
+    assert world.alerting.active_points() == [(0, about)]
+
+
 def test_a_forked_child_starts_without_its_parents_alerts() -> None:
     world = World(RULES[2])
     world.at(0, seen(12))
@@ -145,6 +157,20 @@ def test_a_handler_that_interrupts_a_tick_does_no_harm() -> None:
     world.alerting._emit = (world.events.append,)
     world.alerting.shutdown()
     assert world.told()[1:] == [("latency.shift", "resolved", False)]
+
+
+def test_an_episode_began_once_however_the_clocks_are_read() -> None:
+    world = World(RULES[2])
+    readings = iter(range(10**9))
+    world.alerting._wall = lambda: int(world.now * 1e9) + next(readings) * 40_000
+    world.at(100, seen(12))
+    world.at(200, seen(0))
+    assert {event.attributes["aimon.alert.started_at"] for event in world.events} == {100 * 10**9}
+    assert [event.state for event in world.events] == ["firing", "resolved"]
+    # Somebody sets the clock.
+    world.alerting._wall = lambda: int(world.now * 1e9) + 3600 * 10**9
+    (event,) = world.at(300, seen(12))
+    assert event.timestamp == 3900 * 10**9
 
 
 def test_other_rules_from_now_on() -> None:
