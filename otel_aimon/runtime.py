@@ -23,6 +23,7 @@ from otel_aimon.core.recorder import Recorder
 from otel_aimon.instrumentation.hooks import Hooks
 from otel_aimon.resources.energy import EnergyAttribution
 from otel_aimon.resources.monitor import ResourceMonitor
+from otel_aimon.telemetry_loss import TelemetryLoss
 from otel_aimon.version import __version__
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Runtime:
         )
         self._counts_energy = bool({GPU, HOST} & set(settings.resources))
         self.instruments = InferenceInstruments(meter)
+        self.loss = TelemetryLoss(lambda: self.providers)
         self.alerts = self._watch() if settings.alerts else None
         self.pipeline = Pipeline(
             self.recorder,
@@ -119,7 +121,7 @@ class Runtime:
             logger_provider=self._logger_provider,
             schema_url=semconv.SCHEMA_URL,
         )
-        return AlertWatch(self.settings, self.recorder, self.windows, logger)
+        return AlertWatch(self.settings, self.recorder, self.windows, logger, dropped=self.loss.look)
 
     @property
     def meter_provider(self) -> Any:
@@ -218,6 +220,7 @@ class Runtime:
         self.pipeline.stop()
         self.resources.stop()
         self.end_alerts()
+        self.loss.stop()
         processor.detach(self._tracer_provider or trace.get_tracer_provider(), self.processor)
         instruments.stop_observing()
 

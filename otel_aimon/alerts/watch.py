@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from otel_aimon.alerts.readings import readings_of
 from otel_aimon.analysis import learned
 from otel_aimon.analysis.degradation import Degradation
 from otel_aimon.analysis.evidence import Evidence, Identity
+from otel_aimon.analysis.queue_wait import queue_wait
 from otel_aimon.analysis.resource_watch import ResourceWatch
 from otel_aimon.analysis.slo import SloTracker
 from otel_aimon.analysis.stall import StallWatch
@@ -45,6 +47,9 @@ WATCHDOG_SECONDS = 1.0
 
 SAVE_SECONDS = 600.0
 """Between two times that what was learned is written to the file that the user named."""
+
+LOSS_SECONDS = 60.0
+"""Over which dropped telemetry is summed up."""
 
 CALLBACKS = Callbacks()
 """Of this process, whether it is instrumented already or not."""
@@ -73,6 +78,7 @@ class AlertWatch:
         recorder: Whose requests are in flight.
         windows: What ended in the last window, for rules of the user's.
         logger: Where events go.
+        dropped: Spans and log records that exporters dropped so far.
         clock: Monotonic seconds.
         wall: Seconds since 1970.
     """
@@ -84,6 +90,7 @@ class AlertWatch:
         windows: Windows,
         logger: Logger,
         *,
+        dropped: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -93,6 +100,7 @@ class AlertWatch:
         self._state_file = Path(settings.alert_state) if settings.alert_state else None
         self._recorder = recorder
         self._windows = windows
+        self._dropped = dropped
         self._clock = clock
         self._wall = wall
         self._thresholds = loaded.thresholds
@@ -118,6 +126,8 @@ class AlertWatch:
         self._progress: dict[Series, float] = {}
         self._degradation = Degradation(self._settings.alert_tick, self._settings.alert_learning)
         self._saved_at = self._clock()
+        ticks = max(1, round(LOSS_SECONDS / self._settings.alert_tick))
+        self._drops: deque[int] = deque([self._dropped()], maxlen=ticks + 1)
         self._resources = ResourceWatch()
         self._from_sampler: list[Evidence] = []
         self._snapshot: Snapshot | None = None
@@ -182,6 +192,8 @@ class AlertWatch:
                 self._next_tick = now + self._settings.alert_tick
             evidences += self._degraded()
             evidences += self._slo.evidences(now)
+            evidences += self._queued()
+            evidences += self._lost()
             evidences += self._users()
         with self._lock:
             evidences += self._from_sampler
@@ -222,6 +234,22 @@ class AlertWatch:
         examples = {model.identity: (slow, failed) for model, _, slow, failed in ended}
         for evidence in self._degradation.tick(self._wall(), ticks):
             yield _with_example(evidence, examples)
+
+    def _queued(self) -> Iterator[Evidence]:
+        sizes = self._recorder.queue_sizes()
+        throughput = (
+            {series: summary.throughput for series, summary in self._windows.summaries()} if sizes else {}
+        )
+        for series, waiting in sizes:
+            rate = throughput.get(series, 0.0)
+            evidence = queue_wait(_identity(series), series.model, waiting, rate, self._slo.objectives)
+            if evidence is not None:
+                yield evidence
+
+    def _lost(self) -> Iterator[Evidence]:
+        self._drops.append(self._dropped())
+        lost = self._drops[-1] - self._drops[0]
+        yield Evidence("telemetry.dropped", (), float(lost), value=float(lost), window=LOSS_SECONDS)
 
     def _users(self) -> Iterator[Evidence]:
         """Evidence for rules that users wrote."""
