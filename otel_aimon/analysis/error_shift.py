@@ -13,7 +13,7 @@ OVER_DISPERSION = 1.5
 
 CAP = 40.0
 _LEAST_RATIO = 5e-4
-_FASTEST = 1.0
+_MOST_RATIO = 0.99
 _SLOWEST = 1e-4
 
 
@@ -44,8 +44,9 @@ class ErrorShift:
         Returns:
             The score.
         """
-        usual = max(self.usual, _LEAST_RATIO)
-        changed = max(3.0 * usual, usual + 0.005)
+        usual = min(_MOST_RATIO, max(self.usual, _LEAST_RATIO))
+        # No ratio is larger than 1: of what fails often anyway, half as many successes are a change.
+        changed = min(max(3.0 * usual, usual + 0.005), (1.0 + usual) / 2.0)
         ratio = errors * log(changed / usual) + (count - errors) * log((1.0 - changed) / (1.0 - usual))
         self.score = min(CAP, max(0.0, self.score + ratio / OVER_DISPERSION))
         if learn and count:
@@ -54,7 +55,7 @@ class ErrorShift:
 
     def _learn(self, count: int, errors: int, most: float) -> None:
         self._seen += count
-        rate = min(_FASTEST, max(count / self._seen, _SLOWEST))
+        rate = max(count / self._seen, _SLOWEST)
         self.usual += rate * (min(errors / count, most) - self.usual)
 
     def state(self) -> dict[str, float]:
@@ -65,9 +66,11 @@ class ErrorShift:
         """Go on from what was learned.
 
         Raises:
-            ValueError: It is no ratio.
+            ValueError: It does not fit.
         """
-        usual = float(state["usual"])
+        usual, seen = float(state["usual"]), float(state["seen"])
         if not 0.0 <= usual <= 1.0:
             raise ValueError("the usual error ratio lies between 0 and 1")
-        self.usual, self._seen = usual, float(state["seen"])
+        if not seen >= 1.0:
+            raise ValueError("the number of requests seen is at least 1")
+        self.usual, self._seen = usual, seen
