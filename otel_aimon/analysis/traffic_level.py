@@ -51,10 +51,13 @@ class TrafficLevel:
         level = self._profile.at(time)
         seen = log(max(count, 0.5))
         if level is not None:
-            self.usual = usual = exp(level)
-            dispersion = 1.0 + OVER_DISPERSION * usual
-            self.drop = _cusum(self.drop, count, usual, DROPPED, dispersion)
-            self.surge = _cusum(self.surge, count, usual, SURGED, dispersion)
+            typical = exp(level)
+            dispersion = 1.0 + OVER_DISPERSION * typical
+            # The mean of logarithms is not the logarithm of the mean: half a request less where there are
+            # some in each tick, and more where most ticks have none, which counts as a half.
+            self.usual = max(0.0, min(typical, 2.0 * typical - 1.0))
+            self.drop = _cusum(self.drop, count, self.usual, DROPPED, dispersion)
+            self.surge = _cusum(self.surge, count, typical + 0.5, SURGED, dispersion)
         if learn:
             self._profile.learn(time, seen, _CLIP)
 
