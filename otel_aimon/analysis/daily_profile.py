@@ -11,6 +11,9 @@ DAY_SECONDS = 86_400.0
 MEMORY_DAYS = 4.0
 """The profile forgets older days: habits change."""
 
+_LARGEST = 100.0
+"""Of what is a logarithm nothing is larger."""
+
 
 class DailyProfile:
     """A level for each half hour of the day, learned as a running mean.
@@ -58,7 +61,7 @@ class DailyProfile:
         before, after, share = self._place(time)
         for slot, weight in ((before, 1.0 - share), (after, share)):
             if not self._weights[slot]:
-                self._levels[slot] = seen if level is None else level + residual
+                self._levels[slot] = seen if level is None else level
             self._weights[slot] += weight
             rate = max(self._least, 1.0 / (self._weights[slot] + 1.0))
             self._levels[slot] += weight * rate * residual
@@ -76,4 +79,8 @@ class DailyProfile:
         levels, weights = ([float(value) for value in state[name]] for name in ("levels", "weights"))
         if len(levels) != SLOTS or len(weights) != SLOTS:
             raise ValueError(f"a profile has {SLOTS} slots")
+        if not all(abs(level) <= _LARGEST for level in levels) or not all(
+            weight >= 0.0 for weight in weights
+        ):
+            raise ValueError("a profile has levels of logarithms, and no negative weights")
         self._levels, self._weights = levels, weights
