@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 _LAG = 8
 _EVERY = 60
 _WARM_UP = 200
@@ -9,6 +11,8 @@ LEAST_VARIANCE = 1e-5
 """A floor, so that a flat series does not make every change an infinite one."""
 
 _LONGEST = 0.99
+_LARGEST = 1e4
+"""Of the square of what is a logarithm nothing is larger."""
 
 
 class Autoregression:
@@ -65,8 +69,14 @@ class Autoregression:
         return {"near": self._near, "wide": self._wide, "seen": float(self._seen)}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from what was learned."""
-        self._near, self._wide = float(state["near"]), float(state["wide"])
-        self._seen = int(state["seen"])
+        """Go on from what was learned.
+
+        Raises:
+            ValueError: It does not fit.
+        """
+        near, wide, seen = (float(state[name]) for name in ("near", "wide", "seen"))
+        if not (abs(near) <= _LARGEST and abs(wide) <= _LARGEST and 0.0 <= seen < inf):
+            raise ValueError("noise has finite autocovariances of logarithms")
+        self._near, self._wide, self._seen = near, wide, int(seen)
         if self._seen > _WARM_UP:
             self._estimate()
