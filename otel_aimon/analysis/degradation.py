@@ -197,9 +197,18 @@ class Degradation:
 
     def _evidence(self, present: list[tuple[_Series, Tick]]) -> Iterator[Evidence]:
         together = self._together
-        yield from _latency_evidence(_EVERYBODY, together.shift, together.drift, together.residual, None)
-        yield Evidence("error.shift", _EVERYBODY, together.errors.score, baseline=together.errors.usual)
-        count = sum(tick.count for _, tick in present)
+        yield from _latency_evidence(
+            _EVERYBODY, together.shift, together.drift, together.residual, _usual_of_all(present)
+        )
+        count, errors = sum(tick.count for _, tick in present), sum(tick.errors for _, tick in present)
+        yield Evidence(
+            "error.shift",
+            _EVERYBODY,
+            together.errors.score,
+            value=errors / count if count else None,
+            baseline=together.errors.usual,
+            samples=count,
+        )
         usual = together.traffic.usual
         if usual is not None:
             rate, baseline = count / self._tick_seconds, usual / self._tick_seconds
@@ -293,14 +302,20 @@ def _quiet(ticks: int, shift: LevelShift, drift: SlowDrift) -> int:
 def _latency_evidence(
     identity: Identity, shift: LevelShift, drift: SlowDrift, residual: float | None, usual: float | None
 ) -> Iterator[Evidence]:
-    if residual is None:
+    if residual is None or usual is None:
         return
     for rule, score, size in (
         ("latency.shift", shift.score, shift.shift),
         ("latency.drift", drift.score, drift.drift),
     ):
-        value = usual * exp(size) if usual is not None else exp(size)
-        yield Evidence(rule, identity, score, value=value, baseline=usual if usual is not None else 1.0)
+        yield Evidence(rule, identity, score, value=usual * exp(size), baseline=usual)
+
+
+def _usual_of_all(present: list[tuple[_Series, Tick]]) -> float | None:
+    """The mean of what is usual, over the requests that ended."""
+    known = [(usual, tick.count) for series, tick in present if (usual := series.latency.usual) is not None]
+    count = sum(each for _, each in known)
+    return sum(usual * each for usual, each in known) / count if count else None
 
 
 def _workload_evidence(series: _Series, tick: Tick) -> Iterator[Evidence]:
