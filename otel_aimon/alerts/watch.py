@@ -20,6 +20,7 @@ from otel_aimon.alerts.events import emit_to
 from otel_aimon.alerts.readings import readings_of
 from otel_aimon.analysis import learned
 from otel_aimon.analysis.degradation import Degradation
+from otel_aimon.analysis.error_ratio import WINDOW_SECONDS
 from otel_aimon.analysis.evidence import Evidence, Identity
 from otel_aimon.analysis.queue_wait import queue_wait
 from otel_aimon.analysis.resource_watch import ResourceWatch
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
 
     from otel_aimon.alerts.machine import Transition
+    from otel_aimon.alerts.rules import Rule
     from otel_aimon.analysis.windows import Windows
     from otel_aimon.config import Settings
     from otel_aimon.core.inference import Inference
@@ -51,6 +53,9 @@ SAVE_SECONDS = 600.0
 LOSS_SECONDS = 60.0
 """Over which dropped telemetry is summed up."""
 
+_SAMPLED = frozenset({"memory", "cpu", "gpu"})
+"""Domains of rules on what the sampler of resources reads."""
+
 CALLBACKS = Callbacks()
 """Of this process, whether it is instrumented already or not."""
 
@@ -58,16 +63,18 @@ CALLBACKS = Callbacks()
 class _Model:
     """What ended of one operation of one model since the last tick."""
 
-    __slots__ = ("builder", "failed_trace", "identity", "slow_trace", "slowest")
+    __slots__ = ("builder", "failed_at", "failed_trace", "identity", "slow_trace", "slowest")
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
+        # Not of the last tick only: it need not have one for its ratio of errors to be high.
+        self.failed_trace, self.failed_at = "", 0.0
         self.start_tick()
 
     def start_tick(self) -> None:
         self.builder = TickBuilder()
         self.slowest = 0.0
-        self.slow_trace = self.failed_trace = ""
+        self.slow_trace = ""
 
 
 class AlertWatch:
@@ -96,6 +103,8 @@ class AlertWatch:
     ) -> None:
         loaded = rulefile.load(settings.alert_rules or None, slos=settings.slos)
         problems.warn(loaded.problems)
+        # The pipeline's thread looks no more often than that.
+        settings = replace(settings, alert_tick=max(settings.alert_tick, settings.interval))
         self._settings = settings
         self._state_file = Path(settings.alert_state) if settings.alert_state else None
         self._recorder = recorder
@@ -106,8 +115,7 @@ class AlertWatch:
         self._thresholds = loaded.thresholds
         self._slo = SloTracker(loaded.objectives)
         self._cause = CauseFinder(recorder)
-        # A tick that is shorter than what a rule expects is a tick of the rule.
-        rules = [replace(rule, every=min(rule.every, settings.alert_tick)) for rule in loaded.rules]
+        rules = [replace(rule, every=_every(rule, settings)) for rule in loaded.rules]
         self._alerting = Alerting(
             rules,
             [emit_to(logger), CALLBACKS.publish],
@@ -155,10 +163,10 @@ class AlertWatch:
         with self._lock:
             model = self._model(series)
             model.builder.add(inference.duration, tokens=_tokens(inference), failed=error is not None)
-            if error is not None:
-                model.failed_trace = trace or model.failed_trace
-            elif inference.duration > model.slowest:
-                model.slowest, model.slow_trace = inference.duration, trace or model.slow_trace
+            if trace and error is not None:
+                model.failed_trace, model.failed_at = trace, now
+            elif trace and inference.duration > model.slowest:
+                model.slowest, model.slow_trace = inference.duration, trace
         self._slo.consume(inference, series.model, model.identity, now, trace or None)
 
     def _model(self, series: Series) -> _Model:
@@ -190,7 +198,7 @@ class AlertWatch:
             if self._next_tick <= now:
                 # The process slept.
                 self._next_tick = now + self._settings.alert_tick
-            evidences += self._degraded()
+            evidences += self._degraded(now)
             evidences += self._slo.evidences(now)
             evidences += self._queued()
             evidences += self._lost()
@@ -222,16 +230,23 @@ class AlertWatch:
             yield Evidence("stall", _identity(series), score, value=silence, baseline=watch.allowed())
         self._cause.stalled = worst >= 1.0
 
-    def _degraded(self) -> Iterator[Evidence]:
+    def _degraded(self, now: float) -> Iterator[Evidence]:
         with self._lock:
-            models = list(self._models.values())
-            ended = [(model, model.builder.tick(), model.slow_trace, model.failed_trace) for model in models]
+            # The slowest first, for what is about all of them.
+            models = sorted(self._models.values(), key=lambda model: model.slowest, reverse=True)
+            ticks = {model.identity: model.builder.tick() for model in models}
+            examples = {
+                model.identity: (
+                    model.slow_trace,
+                    model.failed_trace if now - model.failed_at <= WINDOW_SECONDS else "",
+                )
+                for model in models
+            }
             for model in models:
                 model.start_tick()
         if not models:
             return
-        ticks = {model.identity: tick for model, tick, _, _ in ended if tick.count}
-        examples = {model.identity: (slow, failed) for model, _, slow, failed in ended}
+        ticks = {identity: tick for identity, tick in ticks.items() if tick.count}
         for evidence in self._degradation.tick(self._wall(), ticks):
             yield _with_example(evidence, examples)
 
@@ -297,6 +312,18 @@ class AlertWatch:
 
 def _observations(points: list[tuple[int, dict[str, str]]]) -> list[Observation]:
     return [Observation(value, attributes) for value, attributes in points]
+
+
+def _every(rule: Rule, settings: Settings) -> float:
+    """Seconds between two readings that a rule gets: of the watchdog, the sampler, or a tick.
+
+    A rule that expected more of them than come would fire late.
+    """
+    if rule.source == "stall":
+        return min(rule.every, settings.alert_tick)
+    if rule.category != "custom" and rule.domain in _SAMPLED:
+        return max(min(rule.every, settings.alert_tick), settings.sample_interval)
+    return settings.alert_tick
 
 
 def _identity(series: Series) -> Identity:
