@@ -228,12 +228,20 @@ def _readings(step: Transition) -> dict[str, Any]:
 # --- sentences for people ----------------------------------------------------------------------
 
 
+_ENDS = {
+    "clear": "is over after {}",
+    "nodata": "has had no data for long, and is given up after {}",
+    "shutdown": "was not over when the process ended, after {}",
+    "reload": "is no longer judged after {}, because the rules changed",
+}
+"""By the reason of a resolved alert."""
+
+
 def _body(notice: Notice) -> str:
     step = notice.step
     if step.state == "resolved":
-        return _sentence(
-            f"{_where(step.identity)}: {step.rule.name} is over after {_seconds(step.duration)}."
-        )
+        end = _ENDS.get(step.reason, _ENDS["clear"]).format(_seconds(step.duration))
+        return _sentence(f"{_where(step.identity)}: {step.rule.name} {end}.")
     if step.reason == "nodata" or step.evidence is None:
         return _sentence(f"{_where(step.identity)}: no data for {step.rule.name}.")
     text = _filled(step.rule.summary, step, step.evidence)

@@ -136,6 +136,26 @@ def test_a_whole_alert_as_log_records(exported: Exported) -> None:
     }
 
 
+def test_an_end_says_why() -> None:
+    by_reason = {}
+    for act in ("nodata", "shutdown", "reload"):
+        world = World(rule(repeat=1e6))
+        world.at(0, seen(12))
+        world.at(60, seen(12))
+        if act == "nodata":
+            world.at(7200)
+        elif act == "shutdown":
+            world.alerting.shutdown()
+        else:
+            world.alerting.reload([])
+        by_reason[world.events[-1].attributes["aimon.alert.reason"]] = world.events[-1].body
+    assert by_reason == {
+        "nodata": "Model m: latency.shift has had no data for long, and is given up after 2 h.",
+        "shutdown": "Model m: latency.shift was not over when the process ended, after 60 s.",
+        "reload": "Model m: latency.shift is no longer judged after 60 s, because the rules changed.",
+    }
+
+
 def test_without_an_example_the_record_has_no_trace_not_even_that_of_the_thread(exported: Exported) -> None:
     world = World(rule())
     world.alerting._emit = (exported.emit,)
