@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 from typing import TYPE_CHECKING, Any
 
 from otel_aimon.analysis.autoregression import Autoregression
@@ -54,6 +54,21 @@ class LoadSlope:
         clipped = max(-_LOAD_CLIP, min(_LOAD_CLIP, load_residual))
         self.deviation += _LOAD_SMOOTHING * (clipped - self.deviation)
 
+    def state(self) -> dict[str, float]:
+        """What was learned, for a file."""
+        return {"cross": self._cross, "square": self._square}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Go on from what was learned.
+
+        Raises:
+            ValueError: It does not fit.
+        """
+        cross, square = float(state["cross"]), float(state["square"])
+        if not (abs(cross) < inf and 0.0 < square < inf):
+            raise ValueError("a slope is a finite ratio")
+        self._cross, self._square = cross, square
+
 
 class LatencyWatch:
     """Follows one series.
@@ -68,11 +83,14 @@ class LatencyWatch:
     """
 
     __slots__ = (
-        "_latency", "_load", "_raw", "_seen", "_slope", "drift", "noise", "residual", "shift", "usual", "white",
+        "_latency", "_load", "_per_request", "_per_token", "_raw", "_seen", "_slope",
+        "drift", "noise", "residual", "shift", "usual", "white",
     )  # fmt: skip
 
     def __init__(self, tick_seconds: float) -> None:
-        self._latency = DailyProfile(tick_seconds)
+        # A tick in which the tokens of one request are unknown has a latency per request only.
+        self._per_token = DailyProfile(tick_seconds)
+        self._latency = self._per_request = DailyProfile(tick_seconds)
         self._load = DailyProfile(tick_seconds)
         self._slope = LoadSlope()
         self._raw = self._seen = 0.0
@@ -95,6 +113,7 @@ class LatencyWatch:
         if latency is None or succeeded <= 0:
             self.residual = None
             return
+        self._latency = self._per_token if tick.p95_per_token is not None else self._per_request
         seen = self._seen = log(max(latency, 1e-9))
         level = self._latency.at(time)
         self._raw = 0.0 if level is None else seen - level
@@ -148,8 +167,10 @@ class LatencyWatch:
     def state(self) -> dict[str, Any]:
         """What was learned, for a file."""
         return {
-            "latency": self._latency.state(),
+            "per_request": self._per_request.state(),
+            "per_token": self._per_token.state(),
             "load": self._load.state(),
+            "slope": self._slope.state(),
             "noise": self.noise.state(),
         }
 
@@ -159,6 +180,8 @@ class LatencyWatch:
         Raises:
             ValueError: It does not fit.
         """
-        self._latency.restore(state["latency"])
+        self._per_request.restore(state["per_request"])
+        self._per_token.restore(state["per_token"])
         self._load.restore(state["load"])
+        self._slope.restore(state["slope"])
         self.noise.restore(state["noise"])
