@@ -6,7 +6,11 @@ came of one.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +29,21 @@ UVICORN = ("uvicorn", "troubled:app", "--log-level", "warning", "--timeout-grace
 ON_THIS_MACHINE = "  memory.*: off\n  cpu.*: off\n  gpu.*: off\n"
 """What other programs of the machine can make fire."""
 
-FEW_ERRORS = "rules:\n  error.ratio.critical: {for: 1s, keep_firing: 3s, samples: 100}\n"
-HANGS = "rules:\n  stall: {on: 0.01, off: 0.01, keep_firing: 1s}\n"
+FEW_ERRORS = """rules:
+  error.ratio.critical: {for: 1s, keep_firing: 3s, samples: 100}
+"""
+HANGS = """rules:
+  stall: {on: 0.01, off: 0.01, keep_firing: 1s}  # a hundredth of the five minutes that are allowed at first
+"""
+CHANGES = """rules:
+  latency.shift: {keep_firing: 1s}
+  traffic.drop: {keep_firing: 1s}
+  leak: {signal: process.memory.usage, on: 500MiB, for: 1s, keep_firing: 1s, severity: critical}
+  # Seconds are too short to learn by what these judge.
+  latency.drift: off
+  model.imbalance: off
+  traffic.surge: off
+"""
 
 CLIENTS = 4
 
@@ -52,6 +69,11 @@ class Service:
         with ThreadPoolExecutor(CLIENTS) as pool:
             return Counter(pool.map(lambda path: get(self.port, path), paths))
 
+    def ask_in_vain(self, path: str) -> None:
+        """Ask for a path; the service may end before it answers."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            get(self.port, path)
+
     def told(self) -> list[dict[str, Any]]:
         """Every event, as the callback got it."""
         if not self._told.exists():
@@ -62,6 +84,31 @@ class Service:
     def wait_for_events(self, number: int) -> None:
         """Wait until the callback has got so many."""
         wait_until(lambda: len(self.told()) >= number, f"{number} events")
+
+    def wait_for(self, *rules: str, state: str) -> None:
+        """Wait until the callback was told that each rule is in a state, the last thing it was told of it."""
+
+        def latest() -> dict[str, str]:
+            return {told["aimon.alert.rule.name"]: told["aimon.alert.state"] for told in self.told()}
+
+        wait_until(lambda: all(latest().get(rule) == state for rule in rules), f"{rules} {state}")
+
+    @contextlib.contextmanager
+    def asking(self, *paths: str) -> Iterator[None]:
+        """Ask for each path for the while, some twenty times a second, and mind no answer."""
+        enough = threading.Event()
+
+        def ask(path: str) -> None:
+            while not enough.wait(0.05):
+                self.ask_in_vain(path)
+
+        with ThreadPoolExecutor(len(paths)) as pool:
+            for path in paths:
+                pool.submit(ask, path)
+            try:
+                yield
+            finally:
+                enough.set()
 
 
 @dataclass
@@ -158,6 +205,51 @@ def requests_that_fail_behind_a_collector(folder: Path) -> dict[str, list[dict[s
     }
 
 
+def let_it_hang(service: Service) -> None:
+    """A request hangs until the fault is over, and another one when the process is told to end."""
+    assert service.ask(*["/predict"] * 5) == {200: 5}
+    for state in ("resolved", "firing"):
+        service.ask("/hang")
+        threading.Thread(target=service.ask_in_vain, args=("/predict",), daemon=True).start()
+        service.wait_for("stall", state="firing")
+        if state == "resolved":
+            service.ask("/well")
+            service.wait_for("stall", state="resolved")
+
+
+def requests_that_hang(folder: Path) -> Outcome:
+    with Receiver() as receiver:
+        began = time.time_ns()
+        called = serve(folder, HANGS, let_it_hang, environment(receiver.http_endpoint))
+        return Outcome(receiver, called, began, time.time_ns())
+
+
+def let_it_change(service: Service) -> None:
+    """It gets slow and leaks for a while; then nobody asks any more for a while."""
+    with service.asking("/predict", "/predict", "/run"):
+        time.sleep(10)  # It learns what is usual.
+        service.ask("/slow", "/leak")
+        service.wait_for("latency.shift", "leak", state="firing")
+        service.ask("/well")
+        service.wait_for("latency.shift", "leak", state="resolved")
+    service.wait_for("traffic.drop", state="firing")
+    with service.asking("/predict", "/predict", "/run"):
+        service.wait_for("traffic.drop", state="resolved")
+
+
+def service_that_changes(folder: Path) -> Outcome:
+    with Receiver() as receiver:
+        env = environment(
+            receiver.http_endpoint,
+            OTEL_AIMON_ALERT_TICK="0.25",
+            OTEL_AIMON_ALERT_LEARNING="8",
+            OTEL_AIMON_SAMPLE_INTERVAL="0.3",
+        )
+        began = time.time_ns()
+        called = serve(folder, CHANGES, let_it_change, env)
+        return Outcome(receiver, called, began, time.time_ns())
+
+
 SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "errors grpc": lambda folder: requests_that_fail(folder, "grpc"),
     "errors http": lambda folder: requests_that_fail(folder, "http/protobuf"),
@@ -168,6 +260,8 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
         OTEL_TRACES_SAMPLER_ARG="0.01",
     ),
     "errors collector": requests_that_fail_behind_a_collector,
+    "hang": requests_that_hang,
+    "change": service_that_changes,
 }
 
 
@@ -303,3 +397,116 @@ def test_events_go_through_a_collector(outcomes: Mapping[str, Future[Any]]) -> N
     failed = {(span["traceId"], span["spanId"]) for span in found["spans"] if span["status"].get("code") == 2}
     assert len(failed) == 30
     assert (firing["traceId"], firing["spanId"]) in failed
+
+
+HANGING = "Pipeline(LogisticRegression)"
+
+
+def test_a_hang_is_told_and_ends_with_the_hang_or_the_process(
+    outcomes: Mapping[str, Future[Outcome]],
+) -> None:
+    outcome = outcomes["hang"].result()
+
+    steps = [
+        (event.attributes["aimon.alert.state"], event.attributes["aimon.alert.reason"], event.severity)
+        for event in outcome.events
+    ]
+    assert steps == [
+        ("firing", "threshold", 17),
+        ("resolved", "clear", 9),
+        ("firing", "threshold", 17),
+        ("resolved", "shutdown", 9),
+    ]
+    first, over, second, ended = outcome.events
+    assert len({event.attributes["aimon.alert.fingerprint"] for event in outcome.events}) == 1
+    for firing, resolved in ((first, over), (second, ended)):
+        for key in ("aimon.alert.id", "aimon.alert.started_at"):
+            assert firing.attributes[key] == resolved.attributes[key]
+        told = dict(firing.attributes)
+        told.pop("aimon.alert.cause", None)
+        told.pop("aimon.alert.cause.confidence", None)
+        silence = told["aimon.alert.value"]
+        assert 3.0 <= silence < 20.0
+        assert told == {
+            "aimon.alert.id": firing.attributes["aimon.alert.id"],
+            "aimon.alert.fingerprint": "71c106f867e29922",
+            "aimon.alert.rule.name": "stall",
+            "aimon.alert.rule.version": "1",
+            "aimon.alert.category": "watchdog",
+            "aimon.alert.state": "firing",
+            "aimon.alert.previous_state": "pending",
+            "aimon.alert.reason": "threshold",
+            "aimon.alert.severity": "critical",
+            "aimon.alert.signal": "aimon.inference.active",
+            "aimon.alert.unit": "s",
+            "aimon.alert.threshold": 0.01,
+            "aimon.alert.for": 0.0,
+            "aimon.alert.started_at": firing.time_ns,
+            "aimon.alert.duration": 0.0,
+            "aimon.alert.flap_count": 0,
+            "aimon.alert.heartbeat": False,
+            "aimon.alert.value": silence,
+            "aimon.alert.baseline": 300.0,
+            "aimon.alert.score": pytest.approx(silence / 300.0),
+            "aimon.alert.peak": silence,
+            "aimon.model.name": HANGING,
+            "aimon.operation": "predict",
+        }
+        assert re.fullmatch(
+            rf"Model {re.escape(HANGING)} has requests in flight, and none has made progress for [\d.]+ s\.",
+            firing.body,
+        )
+    assert first.attributes["aimon.alert.id"] != second.attributes["aimon.alert.id"]
+    assert over.body.startswith(f"Model {HANGING}: stall is over after ")
+    assert ended.body.startswith(f"Model {HANGING}: stall was not over when the process ended, after ")
+    # The callback was called to the end, and the last metrics say that nothing fires any more.
+    assert [told["body"] for told in outcome.called] == [event.body for event in outcome.events]
+    about = ("stall", "critical")
+    assert outcome.ever("aimon.alert.active") == {(*about, HANGING): [1, 0, 1, 0]}
+    assert outcome.latest("aimon.alert.transitions") == {
+        (*about, "pending"): 2,
+        (*about, "firing"): 2,
+        (*about, "recovering"): 1,
+        (*about, "resolved"): 2,
+    }
+
+
+def test_what_changes_is_told(outcomes: Mapping[str, Future[Outcome]]) -> None:
+    outcome = outcomes["change"].result()
+
+    by_rule: dict[str, list[Event]] = {}
+    for event in outcome.events:
+        by_rule.setdefault(event.attributes["aimon.alert.rule.name"], []).append(event)
+    assert {
+        rule: [event.attributes["aimon.alert.state"] for event in events] for rule, events in by_rule.items()
+    } == {rule: ["firing", "resolved"] for rule in ("latency.shift", "leak", "traffic.drop")}
+    for firing, resolved in by_rule.values():
+        assert firing.attributes["aimon.alert.id"] == resolved.attributes["aimon.alert.id"]
+        assert resolved.attributes["aimon.alert.reason"] == "clear"
+
+    slow = by_rule["latency.shift"][0]
+    assert slow.severity == 13
+    assert slow.attributes["aimon.alert.value"] > 1.1 * slow.attributes["aimon.alert.baseline"]
+    example = outcome.spans[slow.trace_id]
+    assert (example.name, example.span_id) == (f"predict {HANGING}", slow.span_id)
+    assert example.seconds > 0.05
+    assert slow.attributes.get("aimon.model.name", HANGING) == HANGING
+
+    leak = by_rule["leak"][0]
+    used = [
+        point.value for point in outcome.receiver.received.points if point.metric == "process.memory.usage"
+    ]
+    assert leak.severity == 17
+    assert leak.attributes["aimon.alert.category"] == "custom"
+    assert (leak.attributes["aimon.alert.threshold"], leak.attributes["aimon.alert.unit"]) == (
+        500 << 20,
+        "By",
+    )
+    assert 500 << 20 <= leak.attributes["aimon.alert.value"] <= max(used)
+    assert re.fullmatch(r"This process: leak is at [\d.]+ MiB\.", leak.body)
+
+    lost = by_rule["traffic.drop"][0]
+    assert lost.severity == 13
+    assert lost.attributes["aimon.alert.unit"] == "{request}/s"
+    assert lost.attributes["aimon.alert.value"] < 5 < lost.attributes["aimon.alert.baseline"] < 60
+    assert lost.body.startswith("This process gets far fewer requests than usual: ")

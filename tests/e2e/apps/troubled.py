@@ -21,8 +21,10 @@ from tiny_model import doubling_model
 
 import otel_aimon
 
-LEAK_BYTES = 1 << 20
+LEAK_BYTES = 8 << 20
 """Of each prediction, while they leak."""
+
+MOST_BYTES = 400 << 20
 
 delay = 0.005
 leaks = False
@@ -35,7 +37,7 @@ def features(rows):
     """Looks features up: what takes its time, and may hang."""
     open_gate.wait()
     time.sleep(delay)
-    if leaks:
+    if leaks and len(leaked) * LEAK_BYTES < MOST_BYTES:
         leaked.append(np.ones(LEAK_BYTES, "u1"))
     return rows
 
@@ -74,6 +76,7 @@ def leak():
 def well():
     global delay, leaks
     delay, leaks = 0.005, False
+    leaked.clear()
     open_gate.set()
 
 
