@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, sqrt
+from math import exp, inf, sqrt
 from typing import TYPE_CHECKING, Any
 
 from otel_aimon.analysis.autoregression import Autoregression
@@ -33,6 +33,11 @@ QUIET_TICKS = 12
 """Learning goes on so many ticks after the last suspicion."""
 
 MAX_SERIES = 128
+"""When there are as many, a new one takes the place of the one that has been idle the longest ..."""
+
+IDLE_SECONDS = DAY_SECONDS
+"""... for so long at the least."""
+
 _CLIP = 3.0
 _EVERYBODY: Identity = ()
 
@@ -40,10 +45,11 @@ _EVERYBODY: Identity = ()
 class _Series:
     """What is known of one model."""
 
-    __slots__ = ("errors", "identity", "latency", "quiet", "ratio", "recent", "workload")
+    __slots__ = ("errors", "identity", "latency", "quiet", "ratio", "recent", "seen", "workload")
 
-    def __init__(self, identity: Identity, tick_seconds: float) -> None:
+    def __init__(self, identity: Identity, tick_seconds: float, time: float) -> None:
         self.identity = identity
+        self.seen = time
         self.latency = LatencyWatch(tick_seconds)
         self.recent = RecentMean()
         self.errors = ErrorShift()
@@ -132,7 +138,8 @@ class Degradation:
             self._born = time
         age = time - self._born
         known = age >= self._learning
-        present = [(series, tick) for who, tick in ticks.items() if (series := self._of(who)) is not None]
+        found = ((self._of(who, time), tick) for who, tick in ticks.items())
+        present = [(series, tick) for series, tick in found if series is not None]
         self._judge(time, present, known)
         self._learn(time, present, known)
         evidence = list(self._ratios(ticks))
@@ -140,11 +147,21 @@ class Degradation:
             evidence += self._evidence(present)
         return evidence
 
-    def _of(self, identity: Identity) -> _Series | None:
+    def _of(self, identity: Identity, time: float) -> _Series | None:
         series = self._series.get(identity)
-        if series is None and len(self._series) < MAX_SERIES:
-            series = self._series[identity] = _Series(identity, self._tick_seconds)
+        if series is None:
+            if len(self._series) >= MAX_SERIES and not self._make_room(time):
+                return None
+            series = self._series[identity] = _Series(identity, self._tick_seconds, time)
+        series.seen = time
         return series
+
+    def _make_room(self, time: float) -> bool:
+        idle = min(self._series.values(), key=lambda series: series.seen)
+        if time - idle.seen < IDLE_SECONDS:
+            return False
+        del self._series[idle.identity]
+        return True
 
     def _judge(self, time: float, present: list[tuple[_Series, Tick]], known: bool) -> None:
         together = self._together
@@ -275,6 +292,9 @@ class Degradation:
         """
         if state["tick_seconds"] != self._tick_seconds:
             raise ValueError(f"it was learned with ticks of {state['tick_seconds']} s")
+        learned = float(state["learned_seconds"])
+        if not 0.0 <= learned < inf:
+            raise ValueError("the time of learning is no time")
         together = _Together(self._tick_seconds)
         together.noise.restore(state["together"]["noise"])
         together.errors.restore(state["together"]["errors"])
@@ -282,12 +302,12 @@ class Degradation:
         found: dict[Identity, _Series] = {}
         for each in state["series"][:MAX_SERIES]:
             identity: Identity = tuple((str(key), str(value)) for key, value in each["identity"])
-            series = found[identity] = _Series(identity, self._tick_seconds)
+            series = found[identity] = _Series(identity, self._tick_seconds, time)
             series.latency.restore(each["latency"])
             series.errors.restore(each["errors"])
             series.workload.restore(each["workload"])
         self._together, self._series = together, found
-        self._born = time - float(state["learned_seconds"])
+        self._born = time - learned
 
 
 def _add_errors(test: ErrorShift, count: int, errors: int, known: bool) -> None:
