@@ -220,8 +220,9 @@ class AlertWatch:
             starts = list(series.active.values())
             if not starts and series not in self._stalls:
                 continue
-            # When the last of them began is progress too.
-            begun = now - (time.perf_counter_ns() - max(starts)) / 1e9 if starts else now
+            # Silence begins no sooner than the first of them. Later ones are no progress: they come to a hung
+            # engine too.
+            begun = now - (time.perf_counter_ns() - min(starts)) / 1e9 if starts else now
             watch = self._stalls.setdefault(series, StallWatch())
             silence, score = watch.check(
                 now, in_flight=len(starts), last_progress=max(begun, self._progress.get(series, begun))

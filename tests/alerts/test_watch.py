@@ -1,7 +1,8 @@
-"""Evidence comes as often as it is gathered, and rules that wait for a while wait no longer than they say."""
+"""Evidence is what it says, and comes as often as it is gathered, and rules that wait for a while wait no longer than they say."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -20,14 +21,30 @@ class Watch:
 
     def __init__(self, **settings: Any) -> None:
         self.now = 1000.0
+        self.recorder = Recorder(NoOpTracer(), queue_size=64, max_models=1, stage_spans=False)
         self.watch = AlertWatch(
             Settings(**settings),
-            Recorder(NoOpTracer(), queue_size=64, max_models=1, stage_spans=False),
+            self.recorder,
             Windows(60.0),
             NoOpLogger("test"),
             clock=lambda: self.now,
             wall=lambda: self.now,
         )
+
+    def look(self, now: float, *began: float) -> list[str]:
+        """Look, while requests that began then are in flight.
+
+        Returns:
+            The rules that fire.
+        """
+        self.now = now
+        series = self.recorder.series("manual", "chat", "m")
+        # Starts are on the process's own clock.
+        real = time.perf_counter_ns()
+        series.active = {place: real - int((now - start) * 1e9) for place, start in enumerate(began)}
+        self.watch.tick()
+        points = self.watch._alerting.active_points()
+        return [attributes["aimon.alert.rule.name"] for active, attributes in points if active]
 
     def seconds_until_it_fires(self, evidence: Evidence, every: float) -> float:
         """With evidence that often; at most an hour."""
@@ -59,3 +76,24 @@ def test_a_rule_fires_when_its_time_is_over(
 ) -> None:
     evidence = Evidence(rule, (("aimon.model.name", "m"),), score, samples=100)
     assert Watch(**settings).seconds_until_it_fires(evidence, every) == seconds
+
+
+def test_a_hung_engine_is_seen_although_requests_keep_coming() -> None:
+    watch = Watch()
+    began: list[float] = []
+    fires: list[float] = []
+    for second in range(1001, 1400):
+        began.append(float(second))
+        if watch.look(float(second) + 0.5, *began):
+            fires.append(second - 1001)
+    assert fires
+    assert 299 <= fires[0] <= 301
+
+
+def test_requests_that_wait_behind_others_are_no_stall() -> None:
+    watch = Watch()
+    series = watch.recorder.series("manual", "chat", "m")
+    for second in range(1001, 1400):
+        # Each has taken half an hour by now, and one of them ends every few seconds.
+        watch.watch._progress[series] = second - second % 5
+        assert watch.look(float(second), second - 1800.0, second - 1700.0) == []
