@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import random
 import re
 import threading
 import time
@@ -25,7 +27,10 @@ from otel_aimon.cli.receiver import Event, Point, Receiver, Span
 from tests.e2e.processes import environment, free_port, get, our_spans, serving, wait_until
 from tests.e2e.test_collector import TO_FILES, agent, records
 
-UVICORN = ("uvicorn", "troubled:app", "--log-level", "warning", "--timeout-graceful-shutdown", "1")
+UVICORN = (
+    "uvicorn", "troubled:app", "--log-level", "warning", "--timeout-graceful-shutdown", "1", "--port", "{port}",
+)  # fmt: skip
+GUNICORN = ("gunicorn", "wsgi:app", "--threads", "4", "--no-control-socket", "-b", "127.0.0.1:{port}")
 ON_THIS_MACHINE = "  memory.*: off\n  cpu.*: off\n  gpu.*: off\n"
 """What other programs of the machine can make fire."""
 
@@ -46,6 +51,8 @@ CHANGES = """rules:
 """
 
 CLIENTS = 4
+HEALTHY_SECONDS = float(os.environ.get("AIMON_TEST_HEALTHY_SECONDS", "60"))
+"""From 300 on, what is usual is learned in the first third, and judged by in the rest."""
 
 
 class Service:
@@ -159,7 +166,11 @@ def _values(point: Point) -> tuple[str, ...]:
 
 
 def serve(
-    folder: Path, rules: str, act: Callable[[Service], None], env: dict[str, str]
+    folder: Path,
+    rules: str,
+    act: Callable[[Service], None],
+    env: dict[str, str],
+    server: tuple[str, ...] = UVICORN,
 ) -> list[dict[str, Any]]:
     """Run a service, and do something with it.
 
@@ -172,7 +183,7 @@ def serve(
     service = Service(port, folder / "told.jsonl")
     env |= {"ALERTS": str(folder / "told.jsonl"), "OTEL_AIMON_ALERT_RULES": str(file)}
     env.setdefault("OTEL_AIMON_ALERT_TICK", "0.2")
-    with serving(*UVICORN, "--port", str(port), env=env, port=port):
+    with serving(*(word.format(port=port) for word in server), env=env, port=port):
         act(service)
     return service.told()
 
@@ -194,6 +205,18 @@ def requests_that_fail(folder: Path, protocol: str, **env: str) -> Outcome:
         endpoint = receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
         called = serve(folder, FEW_ERRORS, let_requests_fail, environment(endpoint, protocol, **env))
         return Outcome(receiver, called, began, time.time_ns())
+
+
+def let_it_end(service: Service) -> None:
+    """Requests fail, and the process ends before they no longer do."""
+    assert service.ask(*(["/run"] * 7 + ["/run-wrong"] * 3) * 10) == {200: 70, 500: 30}
+    service.wait_for("error.ratio.critical", state="firing")
+
+
+def worker_that_ends(folder: Path) -> Outcome:
+    with Receiver() as receiver:
+        env = environment(receiver.grpc_endpoint, "grpc", SERVED="troubled")
+        return Outcome(receiver, serve(folder, FEW_ERRORS, let_it_end, env, GUNICORN))
 
 
 def requests_that_fail_behind_a_collector(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -250,6 +273,35 @@ def service_that_changes(folder: Path) -> Outcome:
         return Outcome(receiver, called, began, time.time_ns())
 
 
+def let_it_be(service: Service) -> Counter[int]:
+    """Requests come in bursts at random times; one in five hundred fails, which is well within the objective."""
+    chance = random.Random(1)
+    asked: list[Future[int]] = []
+    end = time.monotonic() + HEALTHY_SECONDS
+    with ThreadPoolExecutor(16) as pool:
+        while time.monotonic() < end:
+            time.sleep(chance.expovariate(8.0))
+            for _ in range(chance.randint(1, 4)):
+                path = chance.choice(("/predict", "/run")) if chance.random() < 0.998 else "/run-wrong"
+                asked.append(pool.submit(get, service.port, path))
+    return Counter(each.result() for each in asked)
+
+
+def healthy_service(folder: Path) -> tuple[Outcome, Counter[int]]:
+    env = {}
+    if HEALTHY_SECONDS >= 300:
+        env = {"OTEL_AIMON_ALERT_LEARNING": str(HEALTHY_SECONDS / 3), "OTEL_AIMON_ALERT_TICK": "10"}
+    answers: Counter[int] = Counter()
+    with Receiver() as receiver:
+        called = serve(
+            folder,
+            "rules:\n",
+            lambda service: answers.update(let_it_be(service)),
+            environment(receiver.http_endpoint, **env),
+        )
+        return Outcome(receiver, called), answers
+
+
 SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "errors grpc": lambda folder: requests_that_fail(folder, "grpc"),
     "errors http": lambda folder: requests_that_fail(folder, "http/protobuf"),
@@ -260,8 +312,10 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
         OTEL_TRACES_SAMPLER_ARG="0.01",
     ),
     "errors collector": requests_that_fail_behind_a_collector,
+    "worker": worker_that_ends,
     "hang": requests_that_hang,
     "change": service_that_changes,
+    "healthy": healthy_service,
 }
 
 
@@ -399,6 +453,19 @@ def test_events_go_through_a_collector(outcomes: Mapping[str, Future[Any]]) -> N
     assert (firing["traceId"], firing["spanId"]) in failed
 
 
+def test_the_alerts_of_a_worker_end_with_it(outcomes: Mapping[str, Future[Outcome]]) -> None:
+    outcome = outcomes["worker"].result()
+
+    firing, resolved = outcome.events
+    assert (firing.body, firing.attributes["aimon.alert.state"]) == (IN_WORDS["firing"], "firing")
+    assert resolved.attributes["aimon.alert.id"] == firing.attributes["aimon.alert.id"]
+    assert resolved.attributes["aimon.alert.previous_state"] == "firing"
+    assert resolved.attributes["aimon.alert.reason"] == "shutdown"
+    assert [told["body"] for told in outcome.called] == [firing.body, resolved.body]
+    about = ("error.ratio.critical", "critical", "doubling")
+    assert outcome.latest("aimon.alert.active") == {about: 0}
+
+
 HANGING = "Pipeline(LogisticRegression)"
 
 
@@ -510,3 +577,20 @@ def test_what_changes_is_told(outcomes: Mapping[str, Future[Outcome]]) -> None:
     assert lost.attributes["aimon.alert.unit"] == "{request}/s"
     assert lost.attributes["aimon.alert.value"] < 5 < lost.attributes["aimon.alert.baseline"] < 60
     assert lost.body.startswith("This process gets far fewer requests than usual: ")
+
+
+def test_healthy_bursty_load_is_silent(
+    outcomes: Mapping[str, Future[tuple[Outcome, Counter[int]]]],
+) -> None:
+    outcome, answers = outcomes["healthy"].result()
+
+    assert answers[200] > 10 * HEALTHY_SECONDS
+    assert answers[500] < 0.005 * answers.total()
+    assert [event.body for event in outcome.events] == []
+    assert outcome.called == []
+    assert outcome.latest("aimon.alert.active") == {}
+    by_outcome = {"good": 0.0, "bad": 0.0}
+    for (_model, objective, judged), count in outcome.latest("aimon.slo.events").items():
+        if objective == "error":
+            by_outcome[judged] += count or 0.0
+    assert by_outcome == {"good": answers[200], "bad": answers[500]}
