@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from otel_aimon.analysis.degradation import Degradation
 
 logger = logging.getLogger("otel_aimon")
@@ -34,20 +34,21 @@ def save(path: Path, degradation: Degradation, time: float) -> None:
         time: Seconds since 1970.
     """
     document = {"version": VERSION, "saved_at": time, "degradation": degradation.state(time)}
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    fresh = Path(f"{path}.{os.getpid()}.new")
     try:
         with fresh.open("w", encoding="utf-8") as file:
-            json.dump(document, file)
+            json.dump(document, file, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):
+            fresh.unlink()
         logger.warning(
             "otel-aimon: what was learned cannot be written to %s (%s); a restart learns anew. "
             "Check that the directory exists and can be written to.",
             path,
-            error.strerror,
+            getattr(error, "strerror", error),
         )
 
 
@@ -73,7 +74,7 @@ def load(path: Path, degradation: Degradation, time: float) -> bool:
         degradation.restore(document["degradation"], time)
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except Exception as error:  # A damaged file can fail in any way, and none of them may harm.
         logger.warning(
             "otel-aimon: what was learned in %s is not used (%s: %s); it is learned anew. "
             "Remove the file if this was not meant.",

@@ -5,7 +5,7 @@ Source: E. S. Page, "Continuous inspection schemes", Biometrika, 1954.
 
 from __future__ import annotations
 
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 from typing import Any
 
 from otel_aimon.analysis.autoregression import Autoregression
@@ -96,6 +96,9 @@ class WorkloadShift:
         Raises:
             ValueError: It does not fit.
         """
+        variance, seen = float(state["variance"]), float(state["seen"])
+        if not (0.0 <= variance < inf and 0.0 <= seen < inf):
+            raise ValueError("a variance is finite and not negative")
         self._profile.restore(state["profile"])
         self._noise.restore(state["noise"])
-        self._variance, self._seen = float(state["variance"]), int(state["seen"])
+        self._variance, self._seen = variance, int(seen)
