@@ -11,6 +11,9 @@ DAY_SECONDS = 86_400.0
 MEMORY_DAYS = 4.0
 """The profile forgets older days: habits change."""
 
+FIRST_VALUES = 12
+"""So many are taken as they are: those of a service that has just started are no norm for the next."""
+
 _LARGEST = 100.0
 """Of what is a logarithm nothing is larger."""
 
@@ -54,11 +57,13 @@ class DailyProfile:
         Args:
             time: Seconds.
             seen: What was seen.
-            most: Further than this from the level it counts as no further.
+            most: Further than this from the level it counts as no further, after the first few values.
         """
         level = self.at(time)
-        residual = 0.0 if level is None else max(-most, min(most, seen - level))
+        residual = 0.0 if level is None else seen - level
         before, after, share = self._place(time)
+        if self._weights[before] + self._weights[after] >= FIRST_VALUES:
+            residual = max(-most, min(most, residual))
         for slot, weight in ((before, 1.0 - share), (after, share)):
             if not self._weights[slot]:
                 self._levels[slot] = seen if level is None else level

@@ -45,6 +45,15 @@ def test_the_first_value_is_the_level_around_it() -> None:
     assert (profile.at(1000.0), profile.at(2000.0), profile.at(40_000.0)) == (7.0, 7.0, None)
 
 
+def test_a_first_value_that_is_far_off_is_soon_forgotten() -> None:
+    # The first tick of a service that then gets two hundred requests in each.
+    profile = DailyProfile()
+    profile.learn(1000.0, 0.0)
+    for place in range(1, 180):
+        profile.learn(1000.0 + place * 10.0, math.log(200), most=1.0)
+    assert profile.at(1900.0) == pytest.approx(math.log(200), abs=0.1)
+
+
 def test_a_rhythm_is_learned_within_a_day_and_better_within_some() -> None:
     assert error(learned(2, noise=0.1)) < 0.1
     assert error(learned(4, noise=0.1)) < 0.06
