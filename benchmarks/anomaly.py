@@ -22,7 +22,7 @@ import random
 import sys
 from collections import deque
 from datetime import datetime, timezone
-from math import erfc, exp, log10, sqrt
+from math import erfc, exp, inf, log10, sqrt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,7 +157,7 @@ def sweep(ranked, windows, weights):
     """Raw score at every threshold, as (threshold, score): the thresholds are the scores that occur."""
     best = {}
     total = -weights.missed * windows
-    current, result = 1.1, []
+    current, result = inf, []
     for score, window, value in ranked:
         if score != current:
             result.append((current, total))

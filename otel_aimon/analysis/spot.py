@@ -6,35 +6,49 @@ theory", KDD 2017 (SPOT, biSPOT). Beyond a high threshold t, excesses follow a g
 
     P(X > t + y) = (N_t / n) (1 + xi y / sigma)^(-1 / xi)
 
-with N_t of n values beyond t. Three things differ from the paper. The threshold follows the stream (a quantile by
-stochastic approximation), for no service stays as it was when it started. The distribution is fitted by the
-closed quasi-Bayesian estimate of J. Zhang and M. A. Stephens ("A new and efficient estimation method for the
-generalized Pareto distribution", Technometrics 2009), which needs no search for roots and cannot fail to
-converge. And it is fitted anew only once a share of the excesses is new, so that an update is cheap.
+with N_t of n values beyond t. What differs from the paper:
+
+- The threshold and the share beyond it follow the stream, for no service stays as it was when it started. The
+  threshold moves by stochastic approximation of a quantile (H. Robbins and S. Monro, 1951).
+- The distribution is fitted by the closed estimate of J. Zhang and M. A. Stephens ("A new and efficient estimation
+  method for the generalized Pareto distribution", Technometrics 2009): there is no search for roots that could fail.
+  It is fitted anew only once a tenth of the excesses is new, so that an update is cheap.
+- An extreme value is learned from as if it were the 1e-4 quantile (winsorised): one incident does not make the next
+  one look usual, and a new usual is still learned.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from math import exp, expm1, log, log1p, sqrt
-
-CALIBRATION = 200
-"""Values that are seen before anything is said: four of them lie beyond the 98th percentile."""
+from math import exp, expm1, inf, log, log1p, sqrt
 
 LEVEL = 0.98
 """Share of values below the threshold, as in the paper."""
 
-PEAKS = 100
-"""Excesses that are kept: the latest 5,000 values' worth of them."""
+CALIBRATION = 150
+"""Values that are seen before anything is said: the fewest of which some lie beyond the threshold."""
+
+PEAKS = 50
+"""Excesses that are kept: those of the last 2,500 values."""
+
+LEAST_PROBABILITY = 1e-10
+"""Less is not told apart: no tail is known that far."""
+
+_MEMORY = 5000
+"""Values after which a value counts for 1/e in the threshold and the share."""
 
 _REFIT_SHARE = 0.1
-_MEMORY = 5000
-"""Values after which a value counts for 1/e in the share of excesses and in the threshold."""
-
+_WINSOR = 1e-4
 _LEAST_PEAKS = 4
+_LEAST_SHAPE = -0.5
+"""Below it, the likelihood of the distribution is not regular (R. L. Smith, 1985), and its end is where the largest
+excess happened to be."""
+
+_TOLERANCE = 1.1
+"""Excesses are taken for a tenth smaller: an end of the tail is not known more exactly than that."""
+
 _PRIOR_PEAKS = 10.0
 _PRIOR_SHAPE = 0.1
-_LEAST_PROBABILITY = 1e-300
 
 
 def fit_pareto(excesses: list[float]) -> tuple[float, float]:
@@ -44,43 +58,43 @@ def fit_pareto(excesses: list[float]) -> tuple[float, float]:
         excesses: Positive, in any order.
 
     Returns:
-        (xi, sigma). Without any spread that could be told: (0, the mean), an exponential distribution. With few
-        excesses the shape is drawn towards a slightly heavy tail, as A. Vehtari et al. do (PSIS, 2015).
+        (xi, sigma). With fewer than four, or without a spread that could be told, (0, the mean): an exponential
+        distribution. With few the shape is drawn towards a slightly heavy tail, as A. Vehtari et al. do ("Pareto
+        smoothed importance sampling", 2015).
     """
     count = len(excesses)
-    if count == 0:
-        return 0.0, 0.0
-    mean = sum(excesses) / count
-    if count < _LEAST_PEAKS or mean <= 0.0:
+    mean = sum(excesses) / count if count else 0.0
+    if count < _LEAST_PEAKS:
         return 0.0, mean
     ordered = sorted(excesses)
     largest, quartile = ordered[-1], ordered[max(0, int(count / 4.0 + 0.5) - 1)]
     if quartile <= 1e-9 * largest:
         return 0.0, mean
     grid = 10 + int(sqrt(count))
-    thetas = [1.0 / largest + (1.0 - sqrt(grid / (place + 0.5))) / (3.0 * quartile) for place in range(grid)]
-    likelihoods = [_profile(theta, ordered) for theta in thetas]
+    candidates = [
+        1.0 / largest + (1.0 - sqrt(grid / (place + 0.5))) / (3.0 * quartile) for place in range(grid)
+    ]
+    likelihoods = [_profile_likelihood(theta, ordered) for theta in candidates]
     best = max(likelihoods)
     weights = [exp(each - best) for each in likelihoods]
-    theta = sum(map(_product, thetas, weights)) / sum(weights)
-    if theta == 0.0:
+    theta = sum(each * weight for each, weight in zip(candidates, weights, strict=True)) / sum(weights)
+    if abs(theta) * largest < 1e-9:
         return 0.0, mean
-    shape = sum(log1p(-theta * each) for each in ordered) / count
-    scale = -shape / theta
-    shape = (shape * count + _PRIOR_SHAPE * _PRIOR_PEAKS) / (count + _PRIOR_PEAKS)
+    raw = sum(log1p(-theta * each) for each in ordered) / count
+    scale = -raw / theta
+    shape = (raw * count + _PRIOR_SHAPE * _PRIOR_PEAKS) / (count + _PRIOR_PEAKS)
+    if shape < _LEAST_SHAPE:
+        scale *= (1.0 - _LEAST_SHAPE) / (1.0 - shape)  # The same mean excess, sigma / (1 - xi).
+        shape = _LEAST_SHAPE
     return shape, scale
 
 
-def _product(one: float, other: float) -> float:
-    return one * other
-
-
-def _profile(theta: float, ordered: list[float]) -> float:
+def _profile_likelihood(theta: float, excesses: list[float]) -> float:
     """Log-likelihood of the best distribution with ``theta`` = -xi / sigma."""
-    count = len(ordered)
-    if theta == 0.0:
-        return -count * (log(sum(ordered) / count) + 1.0)
-    shape = sum(log1p(-theta * each) for each in ordered) / count
+    count = len(excesses)
+    shape = sum(log1p(-theta * each) for each in excesses) / count
+    if abs(shape) < 1e-12:
+        return -count * (log(sum(excesses) / count) + 1.0)
     return count * (log(-theta / shape) - shape - 1.0)
 
 
@@ -88,21 +102,23 @@ class Spot:
     """One tail, the upper one, of one stream.
 
     Attributes:
-        threshold: Beyond it lies the tail.
+        threshold: Beyond it lies the tail. In the unit of the values, as is ``scale``.
         shape: xi of the tail: above 0 it is heavy, below 0 it ends somewhere.
-        scale: sigma of the tail, in the unit of the values.
+        scale: sigma of the tail; 0 while no value is known to be beyond the threshold.
+        share: Of the values, those beyond the threshold.
     """
 
     __slots__ = (
+        "_calibration",
         "_fresh",
         "_level",
+        "_limit",
         "_peaks",
         "_seen",
-        "_share",
-        "_step",
         "_warmup",
         "scale",
         "shape",
+        "share",
         "threshold",
     )
 
@@ -111,17 +127,18 @@ class Spot:
 
         Args:
             level: Share of values below the threshold.
-            calibration: Values that are seen before anything is said.
+            calibration: Values that are seen before anything is said; from 2 on.
             peaks: Excesses that are kept.
         """
         self._level = level
-        self._seen = 0
-        self._share = 1.0 - level
+        self._calibration = calibration
         self._warmup: list[float] | None = []
-        self._step = calibration * 1.0
+        self._seen = 0
         self._peaks: deque[float] = deque(maxlen=peaks)
         self._fresh = 0
+        self._limit = inf
         self.threshold = self.shape = self.scale = 0.0
+        self.share = 1.0 - level
 
     @property
     def ready(self) -> bool:
@@ -135,97 +152,92 @@ class Spot:
             value: In the unit of the stream.
 
         Returns:
-            From 0 to 1; within the bulk, below the threshold, 1. Also 1 before anything can be said.
+            From ``LEAST_PROBABILITY`` to the share of the tail; not beyond the threshold, or before anything can be
+            said, 1.
         """
-        if self._warmup is not None or value <= self.threshold:
+        excess = (value - self.threshold) / _TOLERANCE
+        if excess <= 0.0 or self._warmup is not None:
             return 1.0
-        return self._share * self._survival(value - self.threshold)
-
-    def _survival(self, excess: float) -> float:
-        """Share of the excesses that are larger."""
         if self.scale <= 0.0:
-            return _LEAST_PROBABILITY
+            return LEAST_PROBABILITY
         relative = excess / self.scale
         if abs(self.shape) < 1e-6:
-            return max(_LEAST_PROBABILITY, exp(-min(relative, 690.0)))
-        base = 1.0 + self.shape * relative
-        if base <= 0.0:
-            return _LEAST_PROBABILITY
-        return max(_LEAST_PROBABILITY, exp(max(-690.0, -log(base) / self.shape)))
+            exponent = -relative
+        else:
+            base = 1.0 + self.shape * relative
+            exponent = -log(base) / self.shape if base > 0.0 else -inf
+        return max(LEAST_PROBABILITY, self.share * exp(max(-50.0, exponent)))
 
     def quantile(self, probability: float) -> float:
         """The value that is exceeded with a probability.
 
         Args:
-            probability: Below the share of excesses; 1e-4, say.
+            probability: Smaller than the share of the tail; 1e-4, say.
 
         Returns:
             In the unit of the stream.
         """
-        ratio = log(max(probability, _LEAST_PROBABILITY) / self._share)
+        ratio = log(probability / max(self.share, probability))
         if abs(self.shape) < 1e-6:
             return self.threshold - self.scale * ratio
         return self.threshold + self.scale * expm1(-self.shape * ratio) / self.shape
 
     def update(self, value: float) -> float:
-        """Say how improbable the next value is, and learn from it.
+        """Say how improbable the next value is, then learn from it.
 
         Args:
-            value: In the unit of the stream; not NaN.
+            value: In the unit of the stream; finite.
 
         Returns:
-            ``probability`` of it, before it was learned from.
-        """
-        probability = self.probability(value)
-        self.learn(value)
-        return probability
-
-    def learn(self, value: float) -> None:
-        """Learn from a value without judging it.
-
-        Args:
-            value: In the unit of the stream; not NaN.
+            Its ``probability``.
         """
         if self._warmup is not None:
-            self._calibrate(value)
-            return
-        self._seen += 1
-        pace = 1.0 / min(self._seen, _MEMORY)
-        beyond = value > self.threshold
-        self._share += pace * (beyond - self._share)
-        if beyond:
-            self._peaks.append(value)
-            self._fresh += 1
-            if self._fresh >= _REFIT_SHARE * len(self._peaks):
-                self._fit()
+            self._calibrate(value, self._warmup)
+            return 1.0
+        seen = self._seen
+        if seen < _MEMORY:
+            self._seen = seen = seen + 1
+        if value <= self.threshold:
+            self.share -= self.share / seen
+            self.threshold -= self.scale / seen
+            return 1.0
+        probability = self.probability(value)
+        self.share += (1.0 - self.share) / seen
+        self._peaks.append(min(value, self._limit))
+        self._fresh += 1
+        if self._fresh >= _REFIT_SHARE * len(self._peaks) or self.scale <= 0.0:
+            self._fit()
+        # The step of Robbins and Monro, 1 / (n density), with the density at the threshold, (1 - level) / sigma.
+        self.threshold += self.scale * self._level / (1.0 - self._level) / seen
+        return probability
 
-    def _calibrate(self, value: float) -> None:
+    def _calibrate(self, value: float, warmup: list[float]) -> None:
         """Collect the first values; place the threshold once there are enough."""
-        warmup = self._warmup
-        if warmup is None:
-            return
         warmup.append(value)
-        if len(warmup) < self._step:
+        if len(warmup) < self._calibration:
             return
-        ordered = sorted(warmup)
-        self._seen = len(ordered)
-        place = min(len(ordered) - 2, int(self._level * len(ordered)))
-        self.threshold = ordered[max(place, 0)]
-        self._peaks.extend(each for each in warmup if each > self.threshold)
-        self._share = max(len(self._peaks), 1) / self._seen
         self._warmup = None
+        self._seen = len(warmup)
+        self.threshold = sorted(warmup)[max(0, int(self._level * len(warmup)) - 1)]
+        self._peaks.extend(each for each in warmup if each > self.threshold)
+        self.share = max(len(self._peaks), 1) / self._seen
         self._fit()
 
     def _fit(self) -> None:
         """Fit the tail to the excesses that are kept."""
         self._fresh = 0
-        self.shape, self.scale = fit_pareto(
-            [each - self.threshold for each in self._peaks if each > self.threshold]
-        )
+        threshold = self.threshold
+        self.shape, self.scale = fit_pareto([each - threshold for each in self._peaks if each > threshold])
+        self._limit = self.quantile(_WINSOR) if self.scale > 0.0 else inf
 
 
 class TwoSidedSpot:
-    """Both tails of one stream (biSPOT)."""
+    """Both tails of one stream (biSPOT).
+
+    Attributes:
+        upper: The tail of large values.
+        lower: The tail of small ones, of the negated stream.
+    """
 
     __slots__ = ("lower", "upper")
 
@@ -240,5 +252,12 @@ class TwoSidedSpot:
         return self.upper.ready
 
     def update(self, value: float) -> float:
-        """Say how improbable the next value is, on its side, and learn from it."""
+        """Say how improbable the next value is, on its side, then learn from it.
+
+        Args:
+            value: In the unit of the stream; finite.
+
+        Returns:
+            Probability of a value as far out on the same side; 1 between the two thresholds.
+        """
         return min(self.upper.update(value), self.lower.update(-value))
