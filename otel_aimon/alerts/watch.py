@@ -27,6 +27,7 @@ from otel_aimon.analysis.resource_watch import ResourceWatch
 from otel_aimon.analysis.slo import SloTracker
 from otel_aimon.analysis.stall import StallWatch
 from otel_aimon.analysis.tick import TickBuilder
+from otel_aimon.core.guard import guarded, swallow
 from otel_aimon.core.instruments import observe
 
 if TYPE_CHECKING:
@@ -124,8 +125,6 @@ class AlertWatch:
             explain=self._explain,
         )
         self._reset()
-        if self._state_file is not None:
-            learned.load(self._state_file, self._degradation, wall())
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -133,6 +132,7 @@ class AlertWatch:
         self._stalls: dict[Series, StallWatch] = {}
         self._progress: dict[Series, float] = {}
         self._degradation = Degradation(self._settings.alert_tick, self._settings.alert_learning)
+        self._begun = False
         self._saved_at = self._clock()
         ticks = max(1, round(LOSS_SECONDS / self._settings.alert_tick))
         self._drops: deque[int] = deque([self._dropped()], maxlen=ticks + 1)
@@ -192,17 +192,16 @@ class AlertWatch:
         if now < self._next_look:
             return
         self._next_look = now + min(WATCHDOG_SECONDS, self._settings.alert_tick)
-        evidences = [*self._stalled(now)]
+        evidences = _without_errors(self._stalled(now))
         if now >= self._next_tick:
             self._next_tick += self._settings.alert_tick
             if self._next_tick <= now:
                 # The process slept.
                 self._next_tick = now + self._settings.alert_tick
-            evidences += self._degraded(now)
-            evidences += self._slo.evidences(now)
-            evidences += self._queued()
-            evidences += self._lost()
-            evidences += self._users()
+            for source in (
+                self._degraded(now), self._burning(now), self._queued(), self._lost(), self._users()
+            ):  # fmt: skip
+                evidences += _without_errors(source)
         with self._lock:
             evidences += self._from_sampler
             self._from_sampler = []
@@ -215,7 +214,8 @@ class AlertWatch:
         self._alerting.tick(evidences)
 
     def _stalled(self, now: float) -> Iterator[Evidence]:
-        worst = 0.0
+        # Series that differ in their framework alone are one thing to an alert.
+        worst: dict[Identity, Evidence] = {}
         for series in list(self._recorder.series_by_key.values()):
             starts = list(series.active.values())
             if not starts and series not in self._stalls:
@@ -227,11 +227,17 @@ class AlertWatch:
             silence, score = watch.check(
                 now, in_flight=len(starts), last_progress=max(begun, self._progress.get(series, begun))
             )
-            worst = max(worst, score)
-            yield Evidence("stall", _identity(series), score, value=silence, baseline=watch.allowed())
-        self._cause.stalled = worst >= 1.0
+            who = _identity(series)
+            if who not in worst or score > worst[who].score:
+                worst[who] = Evidence("stall", who, score, value=silence, baseline=watch.allowed())
+        self._cause.stalled = any(each.score >= 1.0 for each in worst.values())
+        yield from worst.values()
 
     def _degraded(self, now: float) -> Iterator[Evidence]:
+        if not self._begun:
+            # The first tick with requests is a part of one: counted alone it would look like lost traffic.
+            self._begin()
+            return
         with self._lock:
             # The slowest first, for what is about all of them.
             models = sorted(self._models.values(), key=lambda model: model.slowest, reverse=True)
@@ -245,11 +251,20 @@ class AlertWatch:
             }
             for model in models:
                 model.start_tick()
-        if not models:
-            return
         ticks = {identity: tick for identity, tick in ticks.items() if tick.count}
         for evidence in self._degradation.tick(self._wall(), ticks):
             yield _with_example(evidence, examples)
+
+    def _begin(self) -> None:
+        """Go on from what was learned, in a process that serves: others, and forked ones, may not."""
+        if not self._models:
+            return
+        self._begun = True
+        if self._state_file is not None:
+            learned.load(self._state_file, self._degradation, self._wall())
+
+    def _burning(self, now: float) -> Iterator[Evidence]:
+        yield from self._slo.evidences(now)
 
     def _queued(self) -> Iterator[Evidence]:
         sizes = self._recorder.queue_sizes()
@@ -276,7 +291,7 @@ class AlertWatch:
             yield from threshold.evidences(readings)
 
     def _explain(self, transition: Transition) -> tuple[str, float] | None:
-        return self._cause.find(transition, self._snapshot, self._resources)
+        return guarded(self._cause.find, transition, self._snapshot, self._resources)
 
     def shutdown(self) -> None:
         """Resolve what fires, because the process ends, and let the callbacks have it."""
@@ -285,7 +300,7 @@ class AlertWatch:
         CALLBACKS.stop()
 
     def _save(self) -> None:
-        if self._state_file is not None:
+        if self._state_file is not None and self._begun:
             learned.save(self._state_file, self._degradation, self._wall())
         self._saved_at = self._clock()
 
@@ -309,6 +324,16 @@ class AlertWatch:
                 Observation(bad, {**shared, semconv.SLO_OUTCOME: "bad"}),
             ]
         return found
+
+
+def _without_errors(source: Iterator[Evidence]) -> list[Evidence]:
+    """What a source of evidence says; where one fails, the others are judged all the same."""
+    found: list[Evidence] = []
+    try:
+        found.extend(source)
+    except Exception as error:
+        swallow(error, f"the alerts' evidence ({source.__name__})")  # type: ignore[attr-defined]
+    return found
 
 
 def _observations(points: list[tuple[int, dict[str, str]]]) -> list[Observation]:

@@ -52,9 +52,9 @@ class ThrottleShare:
 
     def of(self, *wrongs: str) -> float:
         """Share of the samples in which one of ``wrongs`` held the clocks down."""
-        if not self._samples:
-            return 0.0
-        return sum(not found.isdisjoint(wrongs) for _, found in self._samples) / len(self._samples)
+        # A copy: the sampler's thread adds while another one asks.
+        samples = tuple(self._samples)
+        return sum(not found.isdisjoint(wrongs) for _, found in samples) / max(1, len(samples))
 
     @property
     def samples(self) -> int:
