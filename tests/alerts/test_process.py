@@ -264,18 +264,18 @@ def test_cancelled_requests_and_stages_are_nothing_to_alerts(learned: Process) -
     assert learned.told() == []
 
 
-def test_a_first_tick_that_is_a_part_of_one_is_no_lost_traffic(tmp_path: Path, learned: Process) -> None:
+def test_a_first_tick_that_is_a_part_of_one_is_no_lost_traffic(tmp_path: Path) -> None:
     file = tmp_path / "learned.json"
     before = Process(alert_state=str(file))
-    before.serve(LEARNING + 600, requests=200)
+    before.serve(LEARNING + 600, requests=100)
     before.watch.shutdown()
     before.now += 60.0
     after = Process(alert_state=str(file))
     after.now += 9.0
-    for _ in range(20):
+    for _ in range(10):
         after.request()
     after.watch.tick()
-    after.serve(300, requests=200)
+    after.serve(300, requests=100)
     assert after.told() == []
     before.close()
     after.close()

@@ -167,7 +167,7 @@ DAMAGE = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_damaged_it_is_refused_or_does_no_harm(
     tmp_path: Path, degradation: Degradation, data: st.DataObject
