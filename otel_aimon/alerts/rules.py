@@ -21,7 +21,7 @@ _CUSUM_HYSTERESIS = 0.25
 """The same for a cumulative sum, which falls slowly."""
 
 
-_ANOMALY_KEEPS_FIRING = 900.0
+_ANOMALY_KEEPS_FIRING = 300.0
 """What is judged by the usual comes and goes while it lasts: one fault shall be one alert."""
 
 
@@ -240,7 +240,7 @@ _OTHERS = (
         unit="s",
         severity="warning",
         score_unit="",
-        on=17.0,
+        on=18.0,
         off=4.0,
         needed=2,
         of=2,

@@ -13,6 +13,7 @@ from otel_aimon.analysis.evidence import Evidence, Identity
 from otel_aimon.analysis.imbalance import RecentMean, imbalances
 from otel_aimon.analysis.latency_watch import LatencyWatch
 from otel_aimon.analysis.level_shift import LevelShift
+from otel_aimon.analysis.recovery import Recovery
 from otel_aimon.analysis.slow_drift import SlowDrift
 from otel_aimon.analysis.tick import TICK_SECONDS
 from otel_aimon.analysis.traffic_level import TrafficLevel
@@ -74,12 +75,15 @@ class _Series:
 class _Together:
     """All models as one: their residuals, weighted by how well each is known."""
 
-    __slots__ = ("drift", "errors", "noise", "quiet", "residual", "shift", "traffic", "white")
+    __slots__ = (
+        "_recovery", "drift", "errors", "noise", "quiet", "residual", "shift", "traffic", "white",
+    )  # fmt: skip
 
     def __init__(self, tick_seconds: float) -> None:
         self.noise = Autoregression(tick_seconds)
         self.shift = LevelShift()
         self.drift = SlowDrift()
+        self._recovery = Recovery()
         self.errors = ErrorShift()
         self.traffic = TrafficLevel(DailyProfile(tick_seconds))
         self.quiet = QUIET_TICKS
@@ -100,6 +104,7 @@ class _Together:
         if self.residual is not None:
             self.shift.add(self.residual, self.white, self.noise.rho, self.noise.variance)
             self.drift.add(self.residual, self.white, self.noise)
+            self._recovery.add(self.residual, self.white, self.noise, self.shift, self.drift)
 
     def learn(self) -> None:
         if self.residual is not None:

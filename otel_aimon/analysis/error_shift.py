@@ -11,7 +11,9 @@ from math import log
 OVER_DISPERSION = 1.5
 """Errors come in bunches; the sum is divided by this."""
 
-CAP = 40.0
+CAP = 16.0
+"""So that an alert ends soon after the errors do."""
+
 _LEAST_RATIO = 5e-4
 _MOST_RATIO = 0.99
 _SLOWEST = 1e-4

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from otel_aimon.analysis.autoregression import Autoregression
 from otel_aimon.analysis.daily_profile import DailyProfile
 from otel_aimon.analysis.level_shift import LevelShift
+from otel_aimon.analysis.recovery import Recovery
 from otel_aimon.analysis.slow_drift import SlowDrift
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class LatencyWatch:
     """
 
     __slots__ = (
-        "_latency", "_load", "_per_request", "_per_token", "_raw", "_seen", "_slope",
+        "_latency", "_load", "_per_request", "_per_token", "_raw", "_recovery", "_seen", "_slope",
         "drift", "noise", "residual", "shift", "usual", "white",
     )  # fmt: skip
 
@@ -97,6 +98,7 @@ class LatencyWatch:
         self.noise = Autoregression(tick_seconds)
         self.shift = LevelShift()
         self.drift = SlowDrift()
+        self._recovery = Recovery()
         self.residual: float | None = None
         self.white = 0.0
         self.usual: float | None = None
@@ -132,6 +134,7 @@ class LatencyWatch:
             own = self.residual - common
             self.shift.add(own, self.white, self.noise.rho, self.noise.variance)
             self.drift.add(own, self.white, self.noise)
+            self._recovery.add(own, self.white, self.noise, self.shift, self.drift)
 
     def learn(self, time: float, *, slope: bool) -> None:
         """Let what was seen be usual.

@@ -42,9 +42,10 @@ class LevelShift:
         score: Twice-halved log-likelihood ratio of the best onset, in nats, plus the logarithm of its age;
             0 without any.
         shift: The shift that this onset explains best.
+        age: Ticks since this onset.
     """
 
-    __slots__ = ("_estimate", "_onsets", "_ticks", "_variance", "score", "shift")
+    __slots__ = ("_estimate", "_onsets", "_ticks", "_variance", "age", "score", "shift")
 
     def __init__(self) -> None:
         self._estimate = 0.0
@@ -52,6 +53,7 @@ class LevelShift:
         self._ticks = 0
         self._onsets: list[_Onset] = []
         self.score = self.shift = 0.0
+        self.age = 0
 
     def add(self, residual: float, white: float, rho: float, variance: float) -> float:
         """Take the next residual.
@@ -80,6 +82,12 @@ class LevelShift:
         self._judge(residual, innovation, 1.0 / spread, 1.0 / (white + variance), rho, gain)
         return self.score
 
+    def forget(self) -> None:
+        """Forget the onsets: what they began is over."""
+        self._onsets.clear()
+        self.score = self.shift = 0.0
+        self.age = 0
+
     def _thin_out(self) -> None:
         now = self._ticks
         self._onsets = [
@@ -91,7 +99,7 @@ class LevelShift:
     def _judge(
         self, residual: float, innovation: float, precision: float, weight: float, rho: float, gain: float
     ) -> None:
-        best, shift, now = 0.0, 0.0, self._ticks
+        best, shift, age, now = 0.0, 0.0, 0, self._ticks
         for onset in self._onsets:
             # What a unit shift would add to this innovation: less and less, as the filter follows it.
             signature = 1.0 - rho * onset.absorbed
@@ -104,5 +112,5 @@ class LevelShift:
                 continue
             score = evidence * evidence / (2.0 * information) + _AGE_BONUS[now - onset.begun]
             if score > best:
-                best, shift = score, evidence / information
-        self.score, self.shift = best, shift
+                best, shift, age = score, evidence / information, now - onset.begun
+        self.score, self.shift, self.age = best, shift, age

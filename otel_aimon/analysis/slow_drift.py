@@ -52,3 +52,8 @@ class SlowDrift:
             if mean / threshold > self.score:
                 self.score, self.drift = mean / threshold, mean
         return self.score
+
+    def forget(self) -> None:
+        """Start again: what was seen before is over."""
+        self._means = [0.0] * len(TIME_CONSTANTS)
+        self.score = self.drift = 0.0
