@@ -85,9 +85,9 @@ def test_what_a_device_says(finder: CauseFinder, reading: DeviceReading, name: s
         gpu(throttle_reasons=frozenset({"sw_power_cap"})),
         gpu(throttle_reasons=frozenset({"sw_power_cap"}), power=0.0, power_limit=0.0, clocks={"sm": 1.0}),
         gpu(utilization={"general": 1.0}),
-        gpu(throttle_reasons=frozenset({"hw_thermal"}), visible=False),
+        gpu(activity={"tensor": 0.9, "sm": 0.95}, visible=False),
         gpu(
-            throttle_reasons=frozenset({"hw_thermal"}),
+            activity={"tensor": 0.9, "sm": 0.95},
             device=Device(id="package-0", vendor="Intel", kind="cpu"),
         ),
     ],

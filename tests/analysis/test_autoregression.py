@@ -63,6 +63,13 @@ def test_the_autocovariances_are_means_of_the_products() -> None:
     assert state["wide"] == pytest.approx(float(values[9:] @ values[:-9]) / 600)
 
 
+def test_the_estimates_follow_from_the_autocovariances() -> None:
+    noise = learned(ar1(3, 600, 0.9, 0.1))
+    state = noise.state()
+    assert noise.rho == pytest.approx((state["wide"] / state["near"]) ** (1 / 8))
+    assert noise.variance == pytest.approx(state["near"] / noise.rho)
+
+
 def test_it_forgets_what_is_days_old() -> None:
     noise = learned(ar1(1, 8640, 0.95, 0.3))
     for value in ar1(2, 3 * 8640, 0.95, 0.1).tolist():

@@ -196,6 +196,34 @@ def test_an_hour_of_a_fault_does_not_become_usual(learned: dict[str, Any]) -> No
     assert usual["error.shift", A] == pytest.approx(0.002, abs=0.002)
 
 
+def test_latency_that_is_wrong_is_not_learned(learned: dict[str, Any]) -> None:
+    degradation = knowing(learned)
+    for _ in Service(1).run(degradation, DAY, 360, everybody(slower=1.7)):
+        pass
+    for before, after in zip(learned["series"], degradation.state(0.0)["series"], strict=True):
+        known = before["latency"]["per_token"]["levels"]
+        # But for the ticks until it is found.
+        assert after["latency"]["per_token"]["levels"] == pytest.approx(known, abs=0.01)
+
+
+def test_traffic_that_is_lost_is_not_learned(learned: dict[str, Any]) -> None:
+    degradation = knowing(learned)
+    for _ in Service(1).run(degradation, DAY, 360, everybody(traffic=0.1)):
+        pass
+    state = degradation.state(0.0)
+    usual = learned["together"]["traffic"]["levels"]
+    assert state["together"]["traffic"]["levels"] == pytest.approx(usual, abs=0.02)
+    for before, after in zip(learned["series"], state["series"], strict=True):
+        usual = before["latency"]["load"]["levels"]
+        assert after["latency"]["load"]["levels"] == pytest.approx(usual, abs=0.02)
+
+
+def test_the_load_of_each_model_is_learned(learned: dict[str, Any]) -> None:
+    for series, share in zip(learned["series"], SHARES.values(), strict=True):
+        levels = series["latency"]["load"]["levels"]
+        assert sum(levels) / len(levels) == pytest.approx(math.log(share), abs=0.2)
+
+
 def test_a_service_whose_first_request_fails_is_judged_all_the_same() -> None:
     degradation = Degradation(learning=60.0)
     for place in range(20):

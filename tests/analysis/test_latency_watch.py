@@ -189,6 +189,17 @@ class TestLoad:
         assert service.watch._slope.effect == pytest.approx(-0.3 * math.log(2), rel=0.01)
         assert service.watch.residual == pytest.approx(0.2, abs=0.2)
 
+    @pytest.mark.parametrize(("slope", "known"), [(True, True), (False, False)])
+    def test_it_is_learned_only_once_the_profile_is_known(self, slope: bool, known: bool) -> None:
+        service = Service()
+        for place in range(2000):
+            time = service.place * TICK
+            service.watch.follow_load(time, 100 if place % 200 < 100 else 300, learn=place < 200)
+            service.watch.see(time, service.tick(0.8 if place % 200 < 100 else 1.25))
+            service.watch.learn(time, slope=slope)
+            service.place += 1
+        assert (service.watch.state()["slope"]["cross"] > 0.001) == known
+
     def test_no_requests_are_no_load(self) -> None:
         service = Service(days=0.1)
         before = service.watch.state()
