@@ -15,7 +15,7 @@ larger spike. A deviation also has to be material: half a standard deviation of 
 line with a little noise, or a rhythm that repeats exactly, raises nothing.
 
 The evidence is the least of the three probabilities, as -log10. A state machine makes one detection of one
-incident: evidence counts again only when it is ten times stronger, or 200 values later. Detectors without one score
+incident: evidence counts again only when it is ten times stronger, or 150 values later. Detectors without one score
 close to zero on recorded series, whatever their statistic.
 """
 
@@ -35,7 +35,7 @@ DAILY_VALUES = 6
 MATERIAL = 0.5
 """Standard deviations of the metric."""
 
-REFRACTORY_VALUES = 200
+REFRACTORY_VALUES = 150
 """Values after which evidence counts again."""
 
 ESCALATION = 1.0
@@ -55,6 +55,8 @@ _EXPLAINS = 0.6
 """Of the mean deviation from the level of the last days, what may be left by the time of day that explains it."""
 
 _EXPLAIN_VALUES = 2000
+KB = False
+HOLD = None
 _MOST_EVIDENCE = -log10(LEAST_PROBABILITY)
 
 
@@ -122,7 +124,7 @@ class AnomalyDetector:
             From 0 to 1: a tenth of the evidence where an incident starts or becomes ten times less probable, and 0
             while it goes on or nothing happens. None while the detector learns, and for a value that is not finite.
         """
-        if not isfinite(value):
+        if not (isfinite(value) and isfinite(time_s)):
             return None
         self._seen += 1
         if self._seen == 1:
@@ -142,9 +144,11 @@ class AnomalyDetector:
         self._learn_levels(value, deviation)
         self.evidence = self.deviation = 0.0
         self.reason = ""
-        self._weigh("level", self._level_tails.update(deviation), deviation, 1e308 if known else material)
-        burst = self._burst - self._slow
-        self._weigh("burst", self._burst_tails.update(burst), burst, material)
+        probability = self._level_tails.update(deviation)
+        if not known:
+            self._weigh("level", probability, deviation, material)
+        ahead = self._burst - self._slow
+        self._weigh("burst", self._burst_tails.update(ahead), ahead, material)
         if pattern.usual is not None:
             self._judge_by_time_of_day(value, pattern.usual, material)
         pattern.learn(value)

@@ -14,6 +14,7 @@ SLOT_SECONDS = 1800.0
 _SLOTS_A_DAY = 48
 _DAYS = 7
 _CELLS = _SLOTS_A_DAY * _DAYS
+_NEVER = -(2**62)
 _LEAST_DAYS = 3
 """A median of two cannot tell which one was odd."""
 
@@ -31,12 +32,12 @@ class DailyPattern:
     __slots__ = ("_counts", "_high", "_low", "_slot", "_slots", "_sums", "highest", "lowest", "usual")
 
     def __init__(self) -> None:
-        self._slots = array("q", [-1]) * _CELLS
+        self._slots = array("q", [_NEVER]) * _CELLS
         self._sums = array("d", [0.0]) * _CELLS
-        self._counts = array("l", [0]) * _CELLS
+        self._counts = array("I", [0]) * _CELLS
         self._low = array("d", [inf]) * _CELLS
         self._high = array("d", [-inf]) * _CELLS
-        self._slot = -1
+        self._slot = _NEVER
         self.usual: float | None = None
         self.lowest = inf
         self.highest = -inf
@@ -66,10 +67,8 @@ class DailyPattern:
             self._low[cell], self._high[cell] = inf, -inf
         self._sums[cell] += value
         self._counts[cell] += 1
-        if value < self._low[cell]:
-            self._low[cell] = value
-        if value > self._high[cell]:
-            self._high[cell] = value
+        self._low[cell] = min(self._low[cell], value)
+        self._high[cell] = max(self._high[cell], value)
 
     def _recall(self, slot: int) -> None:
         """Look through the earlier days."""

@@ -13,13 +13,17 @@ with N_t of n values beyond t. What differs from the paper:
 - The distribution is fitted by the closed estimate of J. Zhang and M. A. Stephens ("A new and efficient estimation
   method for the generalized Pareto distribution", Technometrics 2009): there is no search for roots that could fail.
   It is fitted anew only once a tenth of the excesses is new, so that an update is cheap.
-- An extreme value is learned from as if it were the 1e-4 quantile (winsorised): one incident does not make the next
+- Excesses that follow one another are one cluster, of which the largest counts (A. C. Davison and R. L. Smith, "Models
+  for exceedances over high thresholds", Journal of the Royal Statistical Society B, 1990). Without that, a deviation
+  that grows slowly, or a statistic that is smooth, would teach the tail that each of its values is usual. N_t is the
+  number of clusters, so that the probability is the rate of incidents, not of values.
+- An extreme value is learned from as if it were the 1e-5 quantile (winsorised): one incident does not make the next
   one look usual, and a new usual is still learned.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 from math import exp, expm1, inf, log, log1p, sqrt
 
 LEVEL = 0.98
@@ -29,7 +33,7 @@ CALIBRATION = 150
 """Values that are seen before anything is said: the fewest of which some lie beyond the threshold."""
 
 PEAKS = 50
-"""Excesses that are kept: those of the last 2,500 values."""
+"""Excesses that are kept: those of the last 2,500 values, or of more where they come in clusters."""
 
 LEAST_PROBABILITY = 1e-10
 """Less is not told apart: no tail is known that far."""
@@ -38,7 +42,13 @@ _MEMORY = 5000
 """Values after which a value counts for 1/e in the threshold and the share."""
 
 _REFIT_SHARE = 0.1
-_WINSOR = 1e-4
+_WINSOR = 1e-5
+_CLUSTER_GAP = 3
+"""Values that are not beyond the threshold, after which the next one that is starts a cluster."""
+
+_LONGEST_CLUSTER = 30
+"""Values beyond the threshold after which the same cluster counts once more: what goes on is learned in the end."""
+
 _LEAST_PEAKS = 4
 _LEAST_SHAPE = -0.5
 """Below it, the likelihood of the distribution is not regular (R. L. Smith, 1985), and its end is where the largest
@@ -105,14 +115,18 @@ class Spot:
         threshold: Beyond it lies the tail. In the unit of the values, as is ``scale``.
         shape: xi of the tail: above 0 it is heavy, below 0 it ends somewhere.
         scale: sigma of the tail; 0 while no value is known to be beyond the threshold.
-        share: Of the values, those beyond the threshold.
+        share: Of the values, those that start a cluster beyond the threshold.
     """
 
     __slots__ = (
         "_calibration",
+        "_cluster",
         "_fresh",
+        "_lasts",
         "_level",
         "_limit",
+        "_most_peaks",
+        "_newest",
         "_peaks",
         "_seen",
         "_warmup",
@@ -134,7 +148,9 @@ class Spot:
         self._calibration = calibration
         self._warmup: list[float] | None = []
         self._seen = 0
-        self._peaks: deque[float] = deque(maxlen=peaks)
+        self._most_peaks = peaks
+        self._peaks = array("d")
+        self._newest = self._cluster = self._lasts = 0
         self._fresh = 0
         self._limit = inf
         self.threshold = self.shape = self.scale = 0.0
@@ -146,14 +162,14 @@ class Spot:
         return self._warmup is None
 
     def probability(self, value: float) -> float:
-        """Probability of a value as large as this or larger.
+        """Probability that a value starts a cluster that becomes as large as this or larger.
 
         Args:
             value: In the unit of the stream.
 
         Returns:
-            From ``LEAST_PROBABILITY`` to the share of the tail; not beyond the threshold, or before anything can be
-            said, 1.
+            From ``LEAST_PROBABILITY`` to the share of the tail. Where the value is not beyond the threshold, and before
+            anything can be said: 1.
         """
         excess = (value - self.threshold) / _TOLERANCE
         if excess <= 0.0 or self._warmup is not None:
@@ -194,22 +210,36 @@ class Spot:
         if self._warmup is not None:
             self._calibrate(value, self._warmup)
             return 1.0
-        seen = self._seen
-        if seen < _MEMORY:
-            self._seen = seen = seen + 1
+        if self._seen < _MEMORY:
+            self._seen += 1
         if value <= self.threshold:
-            self.share -= self.share / seen
-            self.threshold -= self.scale / seen
+            self._within()
             return 1.0
         probability = self.probability(value)
-        self.share += (1.0 - self.share) / seen
-        self._peaks.append(min(value, self._limit))
-        self._fresh += 1
+        self._beyond(min(value, self._limit))
+        return probability
+
+    def _within(self) -> None:
+        """Learn from a value that is not beyond the threshold."""
+        self.threshold -= self.scale / self._seen
+        self.share -= self.share / self._seen
+        if self._cluster:
+            self._cluster -= 1
+
+    def _beyond(self, value: float) -> None:
+        """Learn from a value beyond the threshold: it starts a cluster, or may be the largest of one."""
+        starts = not self._cluster or self._lasts >= _LONGEST_CLUSTER
+        self._cluster = _CLUSTER_GAP
+        self._lasts = 0 if starts else self._lasts + 1
+        self.share += (starts - self.share) / self._seen
+        if starts:
+            self._keep(value)
+        elif value > self._peaks[self._newest]:
+            self._peaks[self._newest] = value
         if self._fresh >= _REFIT_SHARE * len(self._peaks) or self.scale <= 0.0:
             self._fit()
         # The step of Robbins and Monro, 1 / (n density), with the density at the threshold, (1 - level) / sigma.
-        self.threshold += self.scale * self._level / (1.0 - self._level) / seen
-        return probability
+        self.threshold += self.scale * self._level / (1.0 - self._level) / self._seen
 
     def _calibrate(self, value: float, warmup: list[float]) -> None:
         """Collect the first values; place the threshold once there are enough."""
@@ -219,9 +249,21 @@ class Spot:
         self._warmup = None
         self._seen = len(warmup)
         self.threshold = sorted(warmup)[max(0, int(self._level * len(warmup)) - 1)]
-        self._peaks.extend(each for each in warmup if each > self.threshold)
+        for each in warmup:
+            if each > self.threshold:
+                self._keep(each)
         self.share = max(len(self._peaks), 1) / self._seen
         self._fit()
+
+    def _keep(self, peak: float) -> None:
+        """Keep one value beyond the threshold, in place of the oldest if there are enough."""
+        self._fresh += 1
+        if len(self._peaks) < self._most_peaks:
+            self._peaks.append(peak)
+            self._newest = len(self._peaks) - 1
+            return
+        self._newest = (self._newest + 1) % self._most_peaks
+        self._peaks[self._newest] = peak
 
     def _fit(self) -> None:
         """Fit the tail to the excesses that are kept."""
