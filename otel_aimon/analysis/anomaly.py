@@ -55,8 +55,6 @@ _EXPLAINS = 0.6
 """Of the mean deviation from the level of the last days, what may be left by the time of day that explains it."""
 
 _EXPLAIN_VALUES = 2000
-KB = False
-HOLD = None
 _MOST_EVIDENCE = -log10(LEAST_PROBABILITY)
 
 
