@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from otel_aimon.analysis.bottleneck import Signals, attribute
+from otel_aimon.analysis.bottleneck import CLASSES, Signals, attribute
 
 if TYPE_CHECKING:
     from otel_aimon.alerts.machine import Transition
@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from otel_aimon.core.recorder import Recorder
     from otel_aimon.resources.snapshot import DeviceReading, Snapshot
 
-_EXPLAINED = frozenset({"latency", "capacity", "errors"})
-"""Domains of rules that a bottleneck can explain; what is about a resource explains itself."""
-
-_NO_CAUSE = ("underused",)
+_EXPLAINED: dict[str, frozenset[str]] = {
+    "latency": frozenset({"underused"}),
+    "capacity": frozenset({"underused"}),
+    "errors": frozenset(CLASSES) - {"gpu_fault", "stalled"},
+}
+"""Domains of rules that a bottleneck can explain → classes that explain nothing in them: a lack of CPU makes no
+request fail. What is about a resource explains itself."""
 
 
 class CauseFinder:
@@ -42,9 +45,10 @@ class CauseFinder:
             snapshot: Of the resources.
             watch: Remembers how devices were throttled.
         """
-        if transition.rule.domain not in _EXPLAINED:
+        leave_out = _EXPLAINED.get(transition.rule.domain)
+        if leave_out is None:
             return None
-        bottleneck = attribute(self._signals(snapshot, watch), leave_out=_NO_CAUSE)
+        bottleneck = attribute(self._signals(snapshot, watch), leave_out=leave_out)
         return (bottleneck.name, bottleneck.confidence) if bottleneck is not None else None
 
     def _signals(self, snapshot: Snapshot | None, watch: ResourceWatch) -> Signals:

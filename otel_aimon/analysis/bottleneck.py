@@ -207,6 +207,10 @@ CLASSES = tuple(each.name for each in _CLASSES)
 """All classes, the first that holds wins."""
 
 
+CLASSES = tuple(each.name for each in _CLASSES)
+"""Names of all bottlenecks, the first that fits first."""
+
+
 def attribute(signals: Signals, *, leave_out: Iterable[str] = ()) -> Bottleneck | None:
     """What binds now; None when nothing that is known does.
 
