@@ -28,7 +28,8 @@ from otel_aimon.analysis.spot import CALIBRATION, LEAST_PROBABILITY, TwoSidedSpo
 
 LEVEL_VALUES = 100
 BURST_VALUES = (6, 50)
-"""Values that the means go over, with exponential weights. Twice or half as many do as well."""
+"""Values that the means go over, with exponential weights: an hour back where they come every half a minute, a day where
+they come every quarter of an hour. ``docs/anomaly-benchmark.md`` says what other choices do."""
 
 DAILY_VALUES = 6
 
@@ -59,7 +60,7 @@ _MOST_EVIDENCE = -log10(LEAST_PROBABILITY)
 
 
 class AnomalyDetector:
-    """Follows one series; some 25 KiB of memory, whatever its length.
+    """Follows one series; about 20 KiB of memory, however long it is.
 
     Attributes:
         evidence: Of the last value: -log10 of the probability of a deviation as large, 0 while nothing deviates. It
