@@ -104,7 +104,7 @@ def load(folder):
 
 def sigmoid(position):
     """What a detection is worth at a position relative to a window: -1 its start, 0 its end, beyond 0 after it."""
-    return -1.0 if position > 3.0 else 2.0 / (1.0 + exp(5.0 * position)) - 1.0
+    return -1.0 if position >= 3.0 else 2.0 / (1.0 + exp(5.0 * position)) - 1.0
 
 
 def probation(rows):

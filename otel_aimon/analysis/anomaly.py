@@ -21,7 +21,7 @@ close to zero on recorded series, whatever their statistic.
 
 from __future__ import annotations
 
-from math import isfinite, log10, sqrt
+from math import log10, sqrt
 
 from otel_aimon.analysis.daily_pattern import DailyPattern
 from otel_aimon.analysis.spot import CALIBRATION, LEAST_PROBABILITY, TwoSidedSpot
@@ -56,6 +56,9 @@ _EXPLAINS = 0.6
 """Of the mean deviation from the level of the last days, what may be left by the time of day that explains it."""
 
 _EXPLAIN_VALUES = 2000
+_LARGEST = 1e18
+"""No metric is larger; what is, or is not a number, is passed over."""
+
 _MOST_EVIDENCE = -log10(LEAST_PROBABILITY)
 
 
@@ -117,13 +120,13 @@ class AnomalyDetector:
 
         Args:
             time_s: When it was seen: seconds since 1970. Steps may be of any length, and vary.
-            value: In any unit. What is not finite is passed over.
+            value: In any unit. What is not a number, or 1e18 and larger, is passed over.
 
         Returns:
             From 0 to 1: a tenth of the evidence where an incident starts or becomes ten times less probable, and 0
-            while it goes on or nothing happens. None while the detector learns, and for a value that is not finite.
+            while it goes on or nothing happens. None while the detector learns, and for a value that is passed over.
         """
-        if not (isfinite(value) and isfinite(time_s)):
+        if not (-_LARGEST < value < _LARGEST and -_LARGEST < time_s < _LARGEST):
             return None
         self._seen += 1
         if self._seen == 1:

@@ -50,6 +50,7 @@ _LONGEST_CLUSTER = 30
 """Values beyond the threshold after which the same cluster counts once more: what goes on is learned in the end."""
 
 _LEAST_PEAKS = 4
+_LEAST_EXCESS = 1e-150
 _LEAST_SHAPE = -0.5
 """Below it, the likelihood of the distribution is not regular (R. L. Smith, 1985), and its end is where the largest
 excess happened to be."""
@@ -78,7 +79,7 @@ def fit_pareto(excesses: list[float]) -> tuple[float, float]:
         return 0.0, mean
     ordered = sorted(excesses)
     largest, quartile = ordered[-1], ordered[max(0, int(count / 4.0 + 0.5) - 1)]
-    if quartile <= 1e-9 * largest:
+    if quartile <= 1e-9 * largest or largest < _LEAST_EXCESS:
         return 0.0, mean
     grid = 10 + int(sqrt(count))
     candidates = [
@@ -274,7 +275,7 @@ class Spot:
 
 
 class TwoSidedSpot:
-    """Both tails of one stream (biSPOT).
+    """Both tails of one stream (biSPOT), for values that may be too large or too small.
 
     Attributes:
         upper: The tail of large values.
