@@ -20,6 +20,9 @@ _EXPLAINED: dict[str, frozenset[str]] = {
 """Domains of rules that a bottleneck can explain → classes that explain nothing in them: a lack of CPU makes no
 request fail. What is about a resource explains itself."""
 
+LEAST_CONFIDENCE = 0.2
+"""Below, a signal is so close to its threshold that the cause would be a guess."""
+
 
 class CauseFinder:
     """Finds what binds.
@@ -49,7 +52,9 @@ class CauseFinder:
         if leave_out is None:
             return None
         bottleneck = attribute(self._signals(snapshot, watch), leave_out=leave_out)
-        return (bottleneck.name, bottleneck.confidence) if bottleneck is not None else None
+        if bottleneck is None or bottleneck.confidence < LEAST_CONFIDENCE:
+            return None
+        return bottleneck.name, bottleneck.confidence
 
     def _signals(self, snapshot: Snapshot | None, watch: ResourceWatch) -> Signals:
         waiting = [size for _, size in self._recorder.queue_sizes()]

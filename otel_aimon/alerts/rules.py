@@ -514,7 +514,7 @@ _OTHERS = (
         off=1.25,
         hold=60.0,
         keep_firing=_ANOMALY_KEEPS_FIRING,
-        summary="{where} is {score} times as slow as usual while the other models are not: {value} instead of {baseline}.",
+        summary="Compared with the other models, {where} is {score} times as slow as usual: {value} instead of {baseline}.",
         rationale="One slow model among many is hidden in every average. The ratio counts from four standard "
         "deviations on.",
     ),

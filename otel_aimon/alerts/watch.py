@@ -161,6 +161,11 @@ class AlertWatch:
             return
         trace = _sampled_trace(inference)
         with self._lock:
+            if error is None:
+                gap = inference.time_to_first_token
+                self._stalls.setdefault(series, StallWatch()).learn(
+                    inference.duration if gap is None else gap
+                )
             model = self._model(series)
             model.builder.add(inference.duration, tokens=_tokens(inference), failed=error is not None)
             if trace and error is not None:
@@ -222,11 +227,13 @@ class AlertWatch:
                 continue
             # Silence begins no sooner than the first of them. Later ones are no progress: they come to a hung
             # engine too.
-            begun = now - (time.perf_counter_ns() - min(starts)) / 1e9 if starts else now
-            watch = self._stalls.setdefault(series, StallWatch())
-            silence, score = watch.check(
-                now, in_flight=len(starts), last_progress=max(begun, self._progress.get(series, begun))
-            )
+            clock = time.perf_counter_ns()
+            begun = now - (clock - min(starts)) / 1e9 if starts else now
+            output = now - (clock - series.progress_ns) / 1e9 if series.progress_ns else begun
+            progress = max(begun, output, self._progress.get(series, begun))
+            with self._lock:
+                watch = self._stalls.setdefault(series, StallWatch())
+                silence, score = watch.check(now, in_flight=len(starts), last_progress=progress)
             who = _identity(series)
             if who not in worst or score > worst[who].score:
                 worst[who] = Evidence("stall", who, score, value=silence, baseline=watch.allowed())

@@ -98,10 +98,14 @@ class _Class:
 
 
 def above(value: float | None, threshold: float) -> float:
-    """How surely a value is above a threshold: 0 at it, 1 at twice the threshold."""
-    if value is None:
+    """How surely a value is above a threshold: 0 at it, 1 at twice the threshold, or at 1 where that is nearer.
+
+    Most signals are shares: one with a threshold of 0.9 cannot come to twice that.
+    """
+    if value is None or value < threshold:
         return NEVER
-    return _clip((value - threshold) / threshold) if value >= threshold else NEVER
+    certain = 2.0 * threshold if threshold >= 1.0 else min(2.0 * threshold, 1.0)
+    return _clip((value - threshold) / (certain - threshold))
 
 
 def below(value: float | None, threshold: float) -> float:
@@ -205,10 +209,6 @@ _CLASSES: tuple[_Class, ...] = (
 
 CLASSES = tuple(each.name for each in _CLASSES)
 """All classes, the first that holds wins."""
-
-
-CLASSES = tuple(each.name for each in _CLASSES)
-"""Names of all bottlenecks, the first that fits first."""
 
 
 def attribute(signals: Signals, *, leave_out: Iterable[str] = ()) -> Bottleneck | None:

@@ -29,6 +29,14 @@ class StallWatch:
         self._gaps = LogHistogram()
         self._since: float | None = None
 
+    def learn(self, gap: float) -> None:
+        """Take how long a request that went well made no progress.
+
+        Args:
+            gap: Seconds: from its start to its first token, or to its end.
+        """
+        self._gaps.add(gap)
+
     def check(self, now: float, *, in_flight: int, last_progress: float) -> tuple[float, float]:
         """Take a look.
 

@@ -319,6 +319,25 @@ def test_a_hang_is_not_hidden_by_another_framework_with_the_same_model(process: 
     assert process.told() == [("stall", "firing")]
 
 
+def test_a_long_stream_that_goes_on_is_no_hang(process: Process) -> None:
+    in_flight(process)
+    series = process.recorder.series("fw", "chat", "m")
+    for _ in range(40):
+        wait(process, 10)
+        series.progress_ns = CLOCK.perf_counter_ns()  # as every chunk does
+    assert process.told() == []
+    wait(process, 320)
+    assert process.told() == [("stall", "firing")]
+
+
+def test_requests_too_quick_to_be_seen_in_flight_teach_what_is_usual(process: Process) -> None:
+    for _ in range(20):
+        process.request(0.005)
+    in_flight(process)
+    wait(process, 45)
+    assert process.told() == [("stall", "firing")]
+
+
 # --- everything else that is judged ---------------------------------------------------------------
 
 

@@ -84,7 +84,7 @@ def test_without_profiling_counters_the_confidence_is_less() -> None:
 
 
 def test_confidence_grows_with_the_distance_from_the_threshold() -> None:
-    values = [attribute(Signals(kv_cache=value)) for value in (0.9, 1.1, 1.5)]
+    values = [attribute(Signals(kv_cache=value)) for value in (0.9, 0.93, 0.99)]
     confidences = [found.confidence for found in values if found is not None]
     assert confidences == sorted(confidences)
     assert len(set(confidences)) == 3

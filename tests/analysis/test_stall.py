@@ -52,3 +52,13 @@ def test_progress_ends_a_stall() -> None:
     last = busy(watch, gap=1.0)
     assert watch.check(last + 100, in_flight=1, last_progress=last)[1] > 1.0
     assert watch.check(last + 101, in_flight=1, last_progress=last + 101) == (0.0, 0.0)
+
+
+def test_what_is_allowed_is_learned_from_requests_that_are_seldom() -> None:
+    watch = StallWatch()
+    for _ in range(20):
+        watch.learn(0.005)
+    assert watch.allowed() == LEAST_SILENCE
+    for _ in range(20):
+        watch.learn(8.0)
+    assert watch.allowed() == pytest.approx(80.0, rel=0.05)
