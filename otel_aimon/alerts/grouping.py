@@ -57,7 +57,17 @@ class Notice:
 class _Member:
     """An episode in a group."""
 
-    __slots__ = ("active", "beat", "first", "inhibitor", "limited", "step", "told", "was_inhibited_by")
+    __slots__ = (
+        "active",
+        "beat",
+        "first",
+        "inhibitor",
+        "limited",
+        "step",
+        "superseded",
+        "told",
+        "was_inhibited_by",
+    )
 
     def __init__(self, step: Transition) -> None:
         self.first = step
@@ -66,6 +76,7 @@ class _Member:
         self.told = False
         self.beat = False
         self.limited = step.flapping
+        self.superseded = False
         self.inhibitor: str | None = None
         self.was_inhibited_by: str | None = None
 
@@ -136,6 +147,7 @@ class Groups:
         group = self._homes.get(step.episode)
         if group is None:
             if step.state == "firing" and not step.heartbeat:
+                self._supersede(step)
                 group = self._homes[step.episode] = self._home(step)
                 group.members[step.episode] = _Member(step)
             return
@@ -147,6 +159,17 @@ class Groups:
             member.beat = True
             # It has fired for long enough to be told after all.
             member.limited = False
+
+    def _supersede(self, step: Transition) -> None:
+        """An episode of the same alert that stands for its group is over for good when the next one begins."""
+        for group in self._groups.values():
+            for member in group.members.values():
+                if (
+                    not member.active
+                    and member.step.rule is step.rule
+                    and member.step.identity == step.identity
+                ):
+                    member.superseded = True
 
     def _home(self, step: Transition) -> _Group:
         """The group for a new episode."""
@@ -174,19 +197,22 @@ class Groups:
             admit: Says whether one more alert may be told.
         """
         notices: list[Notice] = []
-        for key, group in list(self._groups.items()):
+        for group in self._groups.values():
             for member in group.members.values():
                 member.look(inhibitor_of)
+            # Before the next episodes of the same alerts.
+            notices += _tell_resolved(group, now, superseded=True)
+        for group in self._groups.values():
             notices += self._tell_firing(group, now, admit)
             notices += _tell_heartbeats(group, now)
-            members = tuple(group.members)
             notices += _tell_resolved(group, now)
-            for episode in members:
-                if episode not in group.members:
-                    del self._homes[episode]
-            if not group.members:
-                del self._groups[key]
+        self._forget()
         return notices
+
+    def _forget(self) -> None:
+        self._groups = {key: group for key, group in self._groups.items() if group.members}
+        left = {episode for group in self._groups.values() for episode in group.members}
+        self._homes = {episode: group for episode, group in self._homes.items() if episode in left}
 
     def _tell_firing(self, group: _Group, now: float, admit: Admit) -> list[Notice]:
         ready = [
@@ -230,10 +256,10 @@ def _tell_heartbeats(group: _Group, now: float) -> list[Notice]:
     return notices
 
 
-def _tell_resolved(group: _Group, now: float) -> list[Notice]:
+def _tell_resolved(group: _Group, now: float, *, superseded: bool = False) -> list[Notice]:
     notices = []
     for episode, member in list(group.members.items()):
-        if member.active:
+        if member.active or (superseded and not member.superseded):
             continue
         if not member.told:
             del group.members[episode]
@@ -241,8 +267,10 @@ def _tell_resolved(group: _Group, now: float) -> list[Notice]:
         if member.inhibitor is not None:
             continue
         others = [other for other in group.members.values() if other is not member and other.counts]
-        if not any(other.told for other in others) and any(
-            other.severity >= member.severity for other in others
+        if (
+            not member.superseded
+            and not any(other.told for other in others)
+            and any(other.severity >= member.severity for other in others)
         ):
             # They were its children: it stands for them until they are over, too.
             continue

@@ -179,3 +179,14 @@ def test_devices_and_the_process_stay_apart() -> None:
     world = World(rule("memory.exhaustion", domain="memory"))
     world.at(0, seen(12, "memory.exhaustion", ()), seen(12, "memory.exhaustion", (("hw.id", "GPU-0"),)))
     assert world.told() == [firing("memory.exhaustion")] * 2
+
+
+def test_an_episode_that_stands_for_others_ends_before_the_next_one_of_its_alert() -> None:
+    world = World(SHIFT)
+    a, b = model("a"), model("b")
+    world.at(0, seen(12, identity=()), seen(12, identity=a))
+    world.at(4000, seen(12, identity=b))  # Nothing was heard of the others for more than an hour.
+    world.at(4001, seen(12, identity=a))
+    world.alerting.shutdown()
+    told = [event.state for event in world.events if event.attributes.get("aimon.model.name") == "a"]
+    assert told == ["firing", "resolved", "firing", "resolved"]
