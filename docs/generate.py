@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from otel_aimon import semconv
+from otel_aimon.alerts.rules import RULES, Rule
 from otel_aimon.config import ENV_PREFIX, Settings
 from otel_aimon.instrumentation.registry import FRAMEWORKS
 
@@ -84,9 +85,46 @@ def prometheus_table() -> str:
     return "\n".join(lines)
 
 
+def rules_table() -> str:
+    """Every alert rule, its numbers and why it is there."""
+    lines = [
+        "| rule | signal | fires | clears | for | severity | why |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for rule in RULES:
+        fires, clears = _conditions(rule)
+        lines.append(
+            f"| `{rule.name}` | {rule.signal} | {fires} | {clears} "
+            f"| {_hold(rule)} | {rule.severity} | {rule.rationale} |"
+        )
+    return "\n".join(lines)
+
+
+def _conditions(rule: Rule) -> tuple[str, str]:
+    if rule.above and 0 < rule.on == rule.off < 1e-6:
+        return "> 0", "0"
+    fires, clears = ("≥", "<") if rule.above else ("≤", ">")
+    return f"{fires} {_threshold(rule, rule.on)}", f"{clears} {_threshold(rule, rule.off)}"
+
+
+def _threshold(rule: Rule, value: float) -> str:
+    if rule.scale == "1":
+        return f"{value * 100:.3g} %"
+    if rule.scale == "s":
+        return f"{value / 60:.3g} min"
+    return f"{value:.3g} {rule.scale}".strip().replace("{", "").replace("}", "")
+
+
+def _hold(rule: Rule) -> str:
+    if rule.hold:
+        return f"{rule.hold:.0f} s"
+    return "at once" if rule.ticks == 1 else f"{rule.ticks_needed} evaluations"
+
+
 PAGES: dict[str, dict[str, str]] = {
     "README.md": {"frameworks": frameworks_table("docs/")},
     "docs/configuration.md": {"settings": settings_table()},
+    "docs/alerts.md": {"rules": rules_table()},
     "docs/signals.md": {"metrics": metrics_table()},
     "docs/metrics-in-prometheus.md": {"metrics": prometheus_table()},
 }

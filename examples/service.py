@@ -14,6 +14,7 @@ instrumentation can know: one decorator records it.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
@@ -134,7 +135,8 @@ def descriptions() -> str:
 app = FastAPI()
 classifier, unseen_digits = train_classifier()
 session = as_onnx(classifier)
-text_model = TextModel(descriptions())
+text = descriptions()
+text_model = TextModel(text)
 
 
 class Images(BaseModel):
@@ -174,3 +176,16 @@ def classify_onnx(images: Images) -> list[int]:
 def generate(prompt: str = "the data", tokens: int = 40, seed: int = 0) -> StreamingResponse:
     """Stream text, word by word."""
     return StreamingResponse(text_model.stream(prompt, tokens, seed), media_type="text/plain")
+
+
+@app.post("/rebuild")
+def rebuild(seconds: float = 4.0) -> int:
+    """Rebuild the text model, again and again: what nobody should do in a process that serves.
+
+    Counting words is pure Python, so that all requests wait for the interpreter.
+    """
+    until, rebuilt = time.monotonic() + min(seconds, 60.0), 0
+    while time.monotonic() < until:
+        TextModel(text)
+        rebuilt += 1
+    return rebuilt

@@ -3,11 +3,21 @@
 ``__all__`` is the public API; everything else may change without notice.
 """
 
-from otel_aimon.api import force_flush, inference, instrument, instrument_module, monitor, uninstrument
+from otel_aimon.alerts.events import AlertEvent
+from otel_aimon.api import (
+    force_flush,
+    inference,
+    instrument,
+    instrument_module,
+    monitor,
+    on_alert,
+    uninstrument,
+)
 from otel_aimon.config import Settings
 from otel_aimon.version import __version__
 
 __all__ = [
+    "AlertEvent",
     "Settings",
     "__version__",
     "force_flush",
@@ -15,5 +25,6 @@ __all__ = [
     "instrument",
     "instrument_module",
     "monitor",
+    "on_alert",
     "uninstrument",
 ]

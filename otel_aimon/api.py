@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from typing_extensions import Self
 
+    from otel_aimon.alerts.events import AlertEvent
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.stream import OnItem
 
@@ -76,6 +77,23 @@ def uninstrument() -> None:
         instrumentor().uninstrument()
     AimonInstrumentor().uninstrument()
     runtime.stop()
+
+
+def on_alert(callback: Callable[[AlertEvent], object]) -> Callable[[], None]:
+    """Call ``callback`` with every alert event, on a thread of its own.
+
+    Works before and after :func:`instrument`. A slow callback holds up nobody; what it raises is logged
+    once and forgotten.
+
+    Args:
+        callback: Takes one :class:`otel_aimon.AlertEvent`.
+
+    Returns:
+        A function that takes the callback off again.
+    """
+    from otel_aimon.alerts.watch import CALLBACKS
+
+    return CALLBACKS.add(callback)
 
 
 def force_flush() -> None:

@@ -78,10 +78,16 @@ def _some_of(known: tuple[str, ...]) -> Callable[[Any], tuple[str, ...]]:
     return parse
 
 
-def _directory(raw: Any) -> str:
+def _path(raw: Any) -> str:
     if not isinstance(raw, (str, os.PathLike)):
         raise TypeError
     return os.fspath(raw)
+
+
+def _text(raw: Any) -> str:
+    if not isinstance(raw, str):
+        raise TypeError
+    return raw
 
 
 def _between(low: float, high: float, kind: type[float]) -> Callable[[Any], Any]:
@@ -118,6 +124,12 @@ class Settings:
         sample_interval: Seconds between two samplings of resources.
         unique_memory: Sample USS too, which costs milliseconds in a process with many mappings.
         event_loop_lag: Measure by how much asyncio's event loops are late.
+        alerts: Judge what happens, and tell by events.
+        alert_rules: YAML file with rules and objectives of the user's.
+        slos: Objectives in short, such as ``error=99.9%, ttft=99%<500ms``.
+        alert_tick: Seconds between two judgements of what is usual.
+        alert_learning: Seconds in which it is learned what is usual, before anything is unusual.
+        alert_state: File in which it is kept what was learned; empty for none.
         lock_directory: Where the processes of a host elect who exports its metrics; empty for
             ``/tmp/otel-aimon``.
     """
@@ -186,10 +198,40 @@ class Settings:
         _flag,
         "Measure `aimon.process.event_loop.lag` in the event loops in which inferences run.",
     )
+    alerts: bool = _setting(
+        True, "true or false", _flag, "Judge what happens by rules, and tell by `aimon.alert` events."
+    )
+    alert_rules: str = _setting(
+        "", "the path of a YAML file", _path, "Rules and objectives of your own, and changes to the others."
+    )
+    slos: str = _setting(
+        "",
+        "objectives such as error=99.9%, ttft=99%<500ms",
+        _text,
+        "Objectives in short; they win over those of the file.",
+    )
+    alert_tick: float = _setting(
+        10.0,
+        "seconds from 0.1 to 60",
+        _between(0.1, 60.0, float),
+        "Seconds between two judgements of latency, errors and traffic.",
+    )
+    alert_learning: float = _setting(
+        86_400.0,
+        "seconds from 0 to 604800",
+        _between(0.0, 604_800.0, float),
+        "Seconds in which it is learned what is usual, before the rules on what is unusual say anything.",
+    )
+    alert_state: str = _setting(
+        "",
+        "the path of a file",
+        _path,
+        "File that keeps what was learned over a restart; one for each process.",
+    )
     lock_directory: str = _setting(
         "",
         "the path of a directory",
-        _directory,
+        _path,
         "Where the processes of a host elect who exports its metrics; empty for `/tmp/otel-aimon`.",
     )
 

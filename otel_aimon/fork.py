@@ -12,9 +12,10 @@ import wrapt
 from otel_aimon import semconv
 from otel_aimon.core import guard
 from otel_aimon.core.guard import swallow
+from otel_aimon.sdk_parts import exporting_parts, find
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from otel_aimon.runtime import Runtime
 
@@ -63,7 +64,7 @@ def register(current: Callable[[], Runtime | None]) -> None:
 
 def _pause(runtime: Runtime) -> None:
     _paused.locks = []
-    for part, exporter in _exporting_parts(runtime.providers):
+    for part, exporter in exporting_parts(runtime.providers):
         if "grpc" in type(exporter).__module__:
             _wait_for_export(part)
     runtime.resources.before_fork()
@@ -76,7 +77,7 @@ def _wait_for_export(part: Any) -> None:
     With a thread inside of gRPC at the moment of the fork, the child can never use gRPC: its first
     export hangs.
     """
-    lock = _find(part, "_batch_processor", "_export_lock") or _find(part, "_export_lock")
+    lock = find(part, "_batch_processor", "_export_lock") or find(part, "_export_lock")
     if lock is not None and lock.acquire(timeout=_MOST_SECONDS):
         _paused.locks.append(lock)
 
@@ -91,7 +92,7 @@ def _start_over(runtime: Runtime) -> None:
     guard.after_fork_in_child()
     runtime.after_fork_in_child()
     _forget_parents_points(runtime.meter_provider)
-    for _, exporter in _exporting_parts(runtime.providers):
+    for _, exporter in exporting_parts(runtime.providers):
         _drop_parents_connections(exporter)
 
 
@@ -121,47 +122,18 @@ def _forget_parents_points(meter_provider: Any) -> None:
                 del matches[instrument]
 
 
-_PARTS = (
-    ("_active_span_processor", "_span_processors"),
-    ("_measurement_consumer", "_reader_storages"),
-    ("_multi_log_record_processor", "_log_record_processors"),
-)
-"""Where the SDK's providers of tracers, meters and loggers keep what exports."""
-
-_EXPORTERS = (("_batch_processor", "_exporter"), ("span_exporter",), ("_exporter",))
-"""Where that keeps its exporter."""
-
-
-def _exporting_parts(providers: tuple[Any, Any, Any]) -> Iterator[tuple[Any, Any]]:
-    """Processors and readers with their exporters, as far as they are where the SDK keeps them."""
-    for provider, path in zip(providers, _PARTS, strict=True):
-        for part in _find(provider, *path) or ():
-            for name in _EXPORTERS:
-                exporter = _find(part, *name)
-                if exporter is not None:
-                    yield part, exporter
-                    break
-
-
 def _drop_parents_connections(exporter: Any) -> None:
     """Give an OTLP/HTTP exporter connections of its own.
 
     It keeps its connection open between exports, and a child inherits it: parent and child would write
     into each other's requests, which are then lost, or arrive twice.
     """
-    session = _find(exporter, "_client", "_transport", "_session") or _find(exporter, "_session")
-    for adapter in (_find(session, "adapters") or {}).values():
+    session = find(exporter, "_client", "_transport", "_session") or find(exporter, "_session")
+    for adapter in (find(session, "adapters") or {}).values():
         # Not closed: that takes locks which a thread of the parent may have held.
         _parents_connections.append(adapter.poolmanager)
         # As a copy that went through pickle: set up alike, and connected to nothing.
         adapter.__setstate__(adapter.__getstate__())
-
-
-def _find(start: Any, *path: str) -> Any:
-    """The attribute at the end of ``path``, or None where there is no such path."""
-    for name in path:
-        start = getattr(start, name, None)
-    return start
 
 
 def _flush_at_exit_of_children(util: Any, current: Callable[[], Runtime | None]) -> None:

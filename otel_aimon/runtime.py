@@ -23,10 +23,13 @@ from otel_aimon.core.recorder import Recorder
 from otel_aimon.instrumentation.hooks import Hooks
 from otel_aimon.resources.energy import EnergyAttribution
 from otel_aimon.resources.monitor import ResourceMonitor
+from otel_aimon.telemetry_loss import TelemetryLoss
 from otel_aimon.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from otel_aimon.alerts.watch import AlertWatch
 
 logger = logging.getLogger("otel_aimon")
 
@@ -73,11 +76,14 @@ class Runtime:
         )
         self._counts_energy = bool({GPU, HOST} & set(settings.resources))
         self.instruments = InferenceInstruments(meter)
+        self.loss = TelemetryLoss(lambda: self.providers)
+        self.alerts = self._watch() if settings.alerts else None
         self.pipeline = Pipeline(
             self.recorder,
             (
                 self.instruments.record,
                 self.windows.consume,
+                *((self.alerts.consume,) if self.alerts is not None else ()),
                 *((self.energy.consume,) if self._counts_energy else ()),
             ),
             interval=settings.interval,
@@ -88,6 +94,8 @@ class Runtime:
         self.resources = ResourceMonitor(settings)
         if self._counts_energy:
             self.resources.add_consumer(self.energy.sampled)
+        if self.alerts is not None:
+            self.resources.add_consumer(self.alerts.sampled)
         if self.resources.loop_lag is not None:
             self.resources.loop_lag.install(self.recorder)
         self.shutdown_hooks = Hooks("uvicorn", self.recorder, settings)
@@ -98,8 +106,22 @@ class Runtime:
         self.windows.register(meter)
         if self._counts_energy:
             self.energy.register(meter)
+        if self.alerts is not None:
+            self.alerts.register(meter)
         self.resources.register(meter)
         selfmon.register(meter, self.recorder, self.pipeline, self.resources.sampler)
+
+    def _watch(self) -> AlertWatch:
+        # Imported where it is needed: a process without alerts has no use for their rules.
+        from otel_aimon.alerts.watch import AlertWatch
+
+        logger = _logs.get_logger(
+            semconv.SCOPE,
+            __version__,
+            logger_provider=self._logger_provider,
+            schema_url=semconv.SCHEMA_URL,
+        )
+        return AlertWatch(self.settings, self.recorder, self.windows, logger, dropped=self.loss.look)
 
     @property
     def meter_provider(self) -> Any:
@@ -130,12 +152,16 @@ class Runtime:
         self.energy.after_fork_in_child()
         self.processor.after_fork_in_child()
         self.resources.after_fork_in_child()
+        if self.alerts is not None:
+            self.alerts.after_fork_in_child()
         if self._wants_processor:
             self.pipeline.start_thread()
 
     def _tick(self) -> None:
         self._attach_processor()
         self.resources.start()
+        if self.alerts is not None:
+            self.alerts.tick()
 
     def _attach_processor(self) -> None:
         if self._wants_processor and processor.attach(
@@ -166,6 +192,7 @@ class Runtime:
         self.pipeline.drain()
         if not providers:
             return
+        self.end_alerts()
         for provider in self.providers:
             flush: Callable[[int], object] | None = getattr(provider, "force_flush", None)
             if flush is not None:
@@ -179,6 +206,11 @@ class Runtime:
         if any(series.active for series in list(self.recorder.series_by_key.values())):
             gc.collect()
 
+    def end_alerts(self) -> None:
+        """Resolve the alerts of a process that ends."""
+        if self.alerts is not None:
+            self.alerts.shutdown()
+
     def stop(self) -> None:
         """Take no new request, and drain what ended."""
         self.recorder.close()
@@ -187,6 +219,8 @@ class Runtime:
         self._wants_processor = False
         self.pipeline.stop()
         self.resources.stop()
+        self.end_alerts()
+        self.loss.stop()
         processor.detach(self._tracer_provider or trace.get_tracer_provider(), self.processor)
         instruments.stop_observing()
 
@@ -264,5 +298,6 @@ def _at_exit() -> None:
         runtime.collect_dropped_streams()
         runtime.pipeline.stop()
         runtime.resources.finish(final=True)
+        runtime.end_alerts()
     except Exception as error:
         swallow(error, "the exit handler")

@@ -70,6 +70,48 @@ AIMON_SOURCE: Final = "aimon.source"
 OTHER: Final = "other"
 """The model name that stands for all names past the cap."""
 
+# --- events about alerts -----------------------------------------------------------------------
+
+ALERT_EVENT: Final = "aimon.alert"
+ALERT_STORM_EVENT: Final = "aimon.alert.storm"
+
+ALERT_ID: Final = "aimon.alert.id"
+ALERT_FINGERPRINT: Final = "aimon.alert.fingerprint"
+ALERT_RULE_NAME: Final = "aimon.alert.rule.name"
+ALERT_RULE_VERSION: Final = "aimon.alert.rule.version"
+ALERT_CATEGORY: Final = "aimon.alert.category"
+ALERT_STATE: Final = "aimon.alert.state"
+ALERT_PREVIOUS_STATE: Final = "aimon.alert.previous_state"
+ALERT_REASON: Final = "aimon.alert.reason"
+ALERT_SEVERITY: Final = "aimon.alert.severity"
+ALERT_SIGNAL: Final = "aimon.alert.signal"
+ALERT_UNIT: Final = "aimon.alert.unit"
+ALERT_VALUE: Final = "aimon.alert.value"
+ALERT_PEAK: Final = "aimon.alert.peak"
+ALERT_THRESHOLD: Final = "aimon.alert.threshold"
+ALERT_BASELINE: Final = "aimon.alert.baseline"
+ALERT_SCORE: Final = "aimon.alert.score"
+ALERT_WINDOW: Final = "aimon.alert.window"
+ALERT_FOR: Final = "aimon.alert.for"
+ALERT_SAMPLES: Final = "aimon.alert.samples"
+ALERT_STARTED_AT: Final = "aimon.alert.started_at"
+ALERT_DURATION: Final = "aimon.alert.duration"
+ALERT_BURN_RATE_LONG: Final = "aimon.alert.burn_rate.long"
+ALERT_BURN_RATE_SHORT: Final = "aimon.alert.burn_rate.short"
+ALERT_BUDGET_REMAINING: Final = "aimon.alert.budget_remaining"
+ALERT_CAUSE: Final = "aimon.alert.cause"
+ALERT_CAUSE_CONFIDENCE: Final = "aimon.alert.cause.confidence"
+ALERT_FLAP_COUNT: Final = "aimon.alert.flap_count"
+ALERT_HEARTBEAT: Final = "aimon.alert.heartbeat"
+ALERT_INHIBITED_BY: Final = "aimon.alert.inhibited_by"
+ALERT_CHILDREN: Final = "aimon.alert.children"
+ALERT_EXEMPLAR_TRACE_IDS: Final = "aimon.alert.exemplar.trace_ids"
+ALERT_STORM_WITHHELD: Final = "aimon.alert.storm.withheld"
+ALERT_STORM_RULES: Final = "aimon.alert.storm.rules"
+
+SLO_NAME: Final = "aimon.slo.name"
+SLO_OUTCOME: Final = "aimon.slo.outcome"
+
 # --- operations that the gen_ai conventions know -----------------------------------------------
 
 CHAT: Final = "chat"
@@ -423,6 +465,22 @@ FRAMEWORK_MEMORY: Final = Metric(
     "aimon.framework.memory.usage", "observable_updowncounter", "By",
     "Memory of a device that a framework's allocator holds: allocated to tensors, and reserved in all.",
     (AIMON_FRAMEWORK, AIMON_DEVICE, AIMON_MEMORY_KIND),
+)  # fmt: skip
+
+# --- alerts ------------------------------------------------------------------------------------
+
+ALERT_ACTIVE: Final = Metric(
+    "aimon.alert.active", "observable_gauge", "1",
+    "1 while an alert fires, 0 for a while after.",
+    (ALERT_RULE_NAME, ALERT_SEVERITY, AIMON_MODEL_NAME, HW_ID),
+)  # fmt: skip
+ALERT_TRANSITIONS: Final = Metric(
+    "aimon.alert.transitions", "observable_counter", "{transition}",
+    "How often alerts of a rule came into a state.", (ALERT_RULE_NAME, ALERT_SEVERITY, ALERT_STATE),
+)  # fmt: skip
+SLO_EVENTS: Final = Metric(
+    "aimon.slo.events", "observable_counter", "{request}",
+    "Requests that met an objective, or did not.", (SLO_NAME, SLO_OUTCOME, AIMON_MODEL_NAME),
 )  # fmt: skip
 
 # --- ourselves ---------------------------------------------------------------------------------

@@ -32,8 +32,15 @@ VALUES: dict[str, tuple[Any, str, Any, Any]] = {
     "sample_interval": (1, "1", 1.0, 0),
     "unique_memory": (True, "true", True, "some"),
     "event_loop_lag": (True, "on", True, 2),
+    "alerts": (False, "no", False, 5),
+    "alert_rules": (Path("rules.yaml"), "rules.yaml", "rules.yaml", 7),
+    "slos": ("error=99%", "error=99%", "error=99%", 7),
+    "alert_tick": (1, "1", 1.0, 0),
+    "alert_learning": (60, "60", 60.0, -1),
+    "alert_state": (Path("learned.json"), "learned.json", "learned.json", 7),
     "lock_directory": (Path("locks"), "locks", "locks", 7),
 }
+ANY_TEXT = {"frameworks", "torch_roots", "lock_directory", "alert_rules", "slos", "alert_state"}
 EACH = pytest.mark.parametrize("name", VALUES)
 
 
@@ -78,7 +85,7 @@ class TestSources:
         wrong = VALUES[name][3]
         spelled = name
         if source == "environment":
-            if name in {"frameworks", "torch_roots", "lock_directory"}:
+            if name in ANY_TEXT:
                 return  # Any text is a list of names, or a path.
             wrong = {"max_models": "1.5", "interval": "nan", "window": "1e9"}.get(name, str(wrong))
             spelled = f"OTEL_AIMON_{name.upper()}"

@@ -12,6 +12,7 @@ import otel_aimon
 
 def test_the_names() -> None:
     assert sorted(otel_aimon.__all__) == [
+        "AlertEvent",
         "Settings",
         "__version__",
         "force_flush",
@@ -19,6 +20,7 @@ def test_the_names() -> None:
         "instrument",
         "instrument_module",
         "monitor",
+        "on_alert",
         "uninstrument",
     ]
     for name in otel_aimon.__all__:
@@ -33,7 +35,15 @@ def test_each_is_documented() -> None:
 def test_the_parameters() -> None:
     signatures = {
         name: list(inspect.signature(getattr(otel_aimon, name)).parameters)
-        for name in ("force_flush", "inference", "instrument", "instrument_module", "monitor", "uninstrument")
+        for name in (
+            "force_flush",
+            "inference",
+            "instrument",
+            "instrument_module",
+            "monitor",
+            "on_alert",
+            "uninstrument",
+        )
     }
     assert signatures == {
         "force_flush": [],
@@ -41,6 +51,7 @@ def test_the_parameters() -> None:
         "instrument": ["tracer_provider", "meter_provider", "logger_provider", "settings"],
         "instrument_module": ["module", "name"],
         "monitor": ["function", "operation", "model", "framework", "provider", "token_per_item"],
+        "on_alert": ["callback"],
         "uninstrument": [],
     }
     methods = [name for name in vars(otel_aimon.inference) if not name.startswith("_")]

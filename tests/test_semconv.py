@@ -11,12 +11,19 @@ import pytest
 
 import otel_aimon
 from otel_aimon import runtime, semconv
+from otel_aimon.analysis.evidence import Evidence
 from otel_aimon.config import RESOURCES
 from otel_aimon.core.layers import Layer
 from tests.support.snapshots import read_everything
 from tests.support.telemetry import Telemetry, wait_until
 
 CONVENTIONS = Path(__file__).parents[2] / "shared" / "data" / "semconv.json"
+
+URGENT = [
+    Evidence("stall", ((semconv.AIMON_MODEL_NAME, "m"),), 2.0),
+    Evidence("gpu.error", ((semconv.HW_ID, "MIG-1"),), 1.0),
+]
+"""Fires at once."""
 
 EACH = pytest.mark.parametrize("metric", semconv.METRICS, ids=lambda metric: metric.name)
 
@@ -59,7 +66,7 @@ def test_names_are_distinct() -> None:
 @pytest.fixture(scope="module")
 def emitted() -> Any:
     """Everything that a process emits when all that can be known is known."""
-    with Telemetry(resources=RESOURCES, sample_interval=0.1, event_loop_lag=True) as telemetry:
+    with Telemetry(resources=RESOURCES, sample_interval=0.1, event_loop_lag=True, alerts=True) as telemetry:
         running = runtime.current()
         assert running is not None
         read_everything(running.resources)
@@ -91,6 +98,8 @@ def emitted() -> Any:
             return bool(running.energy.totals())
 
         wait_until(spends_energy)
+        assert running.alerts is not None
+        running.alerts.judge(URGENT)
         data = telemetry.reader.get_metrics_data()
         assert data is not None
         return {

@@ -21,25 +21,31 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from otel_aimon.cli import CommandError, report, show
+from otel_aimon.cli.alert_report import alert_line
 from otel_aimon.cli.load import Load
 from otel_aimon.cli.receiver import LOOPBACK, Received, Receiver
+from otel_aimon.cli.sections import Evidence, Report, Section
 from otel_aimon.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from typing_extensions import Self
+
+    from otel_aimon.cli.receiver import Event
 
 SERVICE_NAME = "otel-aimon-demo"
 PROTOCOLS = {"grpc": 4317, "http/protobuf": 4318}
 """OTLP transport → its usual port."""
 
-_NEEDS = ("fastapi", "uvicorn", "sklearn", "onnx", "onnxruntime")
+_NEEDS = ("fastapi", "uvicorn", "sklearn", "onnx", "onnxruntime", "yaml")
 _START_SECONDS = 90.0
 _STOP_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
 _EXPORT_INTERVAL_MS = "2000"
+_LOGS_DELAY_MS = "250"
 _BAR = 30
+_CLEAR_LINE = "\r\x1b[K"
 _LAST_LINES = 4
 
 _SWITCHES = (
@@ -58,6 +64,15 @@ _SWITCHES = (
 )
 """Variables of the user's that would send the demo's telemetry elsewhere, or a part of it nowhere."""
 
+_ALERTS = {
+    "OTEL_AIMON_ALERTS": "true",
+    "OTEL_AIMON_ALERT_TICK": "0.25",
+    "OTEL_AIMON_ALERT_LEARNING": "9",
+    "OTEL_AIMON_SAMPLE_INTERVAL": "1",
+    "OTEL_AIMON_EVENT_LOOP_LAG": "true",
+}
+"""A service learns for a day what is usual, and looks every ten seconds; a viewer has less than a minute."""
+
 _SHAPES = (
     "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
     "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
@@ -68,7 +83,7 @@ _SHAPES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``otel-aimon demo``."""
     parser.add_argument(
-        "--seconds", type=_duration, default=30.0, help="how long the load lasts (default: 30)"
+        "--seconds", type=_duration, default=40.0, help="how long the load lasts (default: 40)"
     )
     parser.add_argument("--endpoint", metavar="URL", help="send to this OTLP endpoint, and say where to look")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="grpc", help="of OTLP (default: grpc)")
@@ -111,17 +126,19 @@ def run(options: argparse.Namespace) -> int:
             endpoint = receiver.grpc_endpoint if options.protocol == "grpc" else receiver.http_endpoint
         _say(f"Starting the service on port {port}; it sends OTLP ({options.protocol}) to {endpoint}")
         dropped = _SWITCHES if receiver is None else (*_SWITCHES, *_SHAPES)
-        service = Service(launcher, folder, port, _environment(endpoint, options.protocol, dropped))
+        environment = _environment(endpoint, options.protocol, dropped, folder)
+        service = Service(launcher, folder, port, environment)
         with service:
             service.await_start()
             load = Load(LOOPBACK, port, options.seconds)
-            load.run(_Progress(options.seconds), lambda: not service.running)
+            events = receiver.received.events if receiver is not None else []
+            load.run(_Progress(options.seconds, events), lambda: not service.running)
             if not service.running:
                 raise CommandError(f"the service ended under load {service.ending()}: {service.last_lines()}")
             _say("Stopping the service, so that it flushes")
     if receiver is None:
         return _say_where(load, service, options)
-    return _show(report.make(report.Evidence(load.outcomes, receiver.received)), options)
+    return _show(report.make(Evidence(load.outcomes, receiver.received, load.faults)), options)
 
 
 # --- what the demo needs -----------------------------------------------------------------------
@@ -203,17 +220,21 @@ def _check_endpoint(endpoint: str, protocol: str) -> None:
         ) from error
 
 
-def _environment(endpoint: str, protocol: str, dropped: Collection[str]) -> dict[str, str]:
-    """The user's own without some of it, with the telemetry going to ``endpoint``."""
+def _environment(endpoint: str, protocol: str, dropped: Collection[str], folder: Path) -> dict[str, str]:
+    """The user's own without some of it, with the telemetry going to ``endpoint``, and alerts in a hurry."""
     kept = {key: value for key, value in os.environ.items() if key not in dropped}
     no_proxy = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
     direct = ",".join(filter(None, (no_proxy, LOOPBACK)))
+    rules = folder / "alerts.yaml"
     return {
         **kept,
         "OTEL_SERVICE_NAME": SERVICE_NAME,
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         "OTEL_METRIC_EXPORT_INTERVAL": _EXPORT_INTERVAL_MS,
+        "OTEL_BLRP_SCHEDULE_DELAY": _LOGS_DELAY_MS,
+        **_ALERTS,
+        "OTEL_AIMON_ALERT_RULES": str(rules) if rules.is_file() else "",
         "NO_PROXY": direct,
         "no_proxy": direct,
         "PYTHONUNBUFFERED": "1",
@@ -331,20 +352,32 @@ def _say(text: str, end: str = "\n") -> None:
 
 
 class _Progress:
-    """A bar that moves on a terminal, or a line now and then in a pipe.
+    """A bar that moves on a terminal, or a line now and then in a pipe; and every alert as it arrives.
 
     Args:
         seconds: How long the whole takes.
+        events: What arrives.
     """
 
     _LINES = 5
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, events: Sequence[Event] = ()) -> None:
         self._seconds = seconds
+        self._events = events
+        self._told = 0
         self._terminal = sys.stderr.isatty()
         self._next_line = 1
 
+    def _tell_alerts(self, passed: float) -> None:
+        while self._told < len(self._events):
+            event = self._events[self._told]
+            self._told += 1
+            line = alert_line(event)
+            if line is not None:
+                _say(f"{_CLEAR_LINE if self._terminal else ''}{passed:4.0f} s  {line}")
+
     def __call__(self, passed: float, requests: int) -> None:
+        self._tell_alerts(passed)
         done = min(1.0, passed / self._seconds)
         if self._terminal:
             bar = "█" * int(done * _BAR)
@@ -357,7 +390,7 @@ class _Progress:
             _say(f"{done:4.0%} of {self._seconds:g} s, {requests} requests")
 
 
-def _show(made: report.Report, options: argparse.Namespace) -> int:
+def _show(made: Report, options: argparse.Namespace) -> int:
     if options.json:
         head = {"otel_aimon": __version__, "seconds": options.seconds, "ok": made.ok}
         show(json.dumps({**head, **made.as_data()}))
@@ -371,24 +404,24 @@ def _show(made: report.Report, options: argparse.Namespace) -> int:
 
 def _say_where(load: Load, service: Service, options: argparse.Namespace) -> int:
     """Say what was sent to the user's own backend."""
-    sent = report.requests_section(report.Evidence(load.outcomes, Received()))
+    sent = report.requests_section(Evidence(load.outcomes, Received()))
     failure = service.export_failure()
     if options.json:
         head: dict[str, Any] = {"otel_aimon": __version__, "seconds": options.seconds}
         where = {"endpoint": options.endpoint, "protocol": options.protocol, "service": SERVICE_NAME}
         show(json.dumps({**head, "ok": sent.ok and failure is None, **where, "requests": sent.data}))
     else:
-        show(report.Report([sent, _where(options.endpoint, options.protocol)]).as_text())
+        show(Report([sent, _where(options.endpoint, options.protocol)]).as_text())
     if failure is not None:
         raise CommandError(f"the service could not deliver everything to {options.endpoint}: {failure}")
     return 0 if sent.ok else 1
 
 
-def _where(endpoint: str, protocol: str) -> report.Section:
+def _where(endpoint: str, protocol: str) -> Section:
     lines = [
         f"Everything went to {endpoint} ({protocol}). Look there for",
         f"  service.name = {SERVICE_NAME}",
         "  spans        with the attribute aimon.framework, one per request",
         "  metrics      aimon.inference.duration, aimon.inference.tokens, gen_ai.server.request.duration, …",
     ]
-    return report.Section("where", "Where to look", None, lines)
+    return Section("where", "Where to look", None, lines)

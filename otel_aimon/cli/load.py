@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Literal
 
+from otel_aimon.cli.faults import ERROR_BURST, MALFORMED, SLOWDOWN, Fault, faults_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -59,6 +61,9 @@ CASES = (
 )
 
 
+_MALFORMED_CASE = next(case for case in CASES if case.expected == "failed")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a client saw of one request.
@@ -84,6 +89,10 @@ class Load:
         port: Where the service listens.
         seconds: How long.
         seed: The same seed makes the same requests.
+
+    Attributes:
+        outcomes: What the clients saw.
+        faults: What went wrong on purpose, and when that began, in nanoseconds since 1970.
     """
 
     def __init__(self, host: str, port: int, seconds: float, seed: int = 0) -> None:
@@ -92,6 +101,7 @@ class Load:
         self._seed = seed
         self._stop = threading.Event()
         self.outcomes: list[Outcome] = []
+        self.faults: list[tuple[Fault, int]] = []
 
     def stop(self) -> None:
         """Send nothing more; what is under way is finished."""
@@ -113,8 +123,9 @@ class Load:
             threading.Thread(target=self._client, args=(number, samples, started), daemon=True)
             for number in range(CLIENTS)
         ]
-        for client in clients:
-            client.start()
+        injector = threading.Thread(target=self._inject, args=(started,), daemon=True)
+        for thread in (*clients, injector):
+            thread.start()
         try:
             while any(client.is_alive() for client in clients):
                 progress(time.monotonic() - started, len(self.outcomes))
@@ -124,9 +135,22 @@ class Load:
         finally:
             self.stop()
             until = time.monotonic() + _LEAVING
-            for client in clients:
-                client.join(max(0.0, until - time.monotonic()))
+            for thread in (*clients, injector):
+                thread.join(max(0.0, until - time.monotonic()))
         progress(self._seconds, len(self.outcomes))
+
+    def _inject(self, started: float) -> None:
+        for fault in faults_of(self._seconds):
+            if self._stop.wait(max(0.0, started + fault.after - time.monotonic())):
+                return
+            self.faults.append((fault, time.time_ns()))
+            if fault is SLOWDOWN:
+                post(*self._address, f"/rebuild?seconds={fault.seconds:g}")
+
+    def _bursts(self, passed: float) -> bool:
+        """Whether requests shall be malformed ``passed`` seconds after the start."""
+        burst = next((fault for fault in faults_of(self._seconds) if fault is ERROR_BURST), None)
+        return burst is not None and burst.after <= passed < burst.after + burst.seconds
 
     def _client(self, number: int, samples: list[list[float]], started: float) -> None:
         chance = random.Random(self._seed + number)  # noqa: S311 - a load, no secret
@@ -139,7 +163,8 @@ class Load:
             due = started + (turn + number / CLIENTS) * pause
             if due > started + self._seconds or self._stop.wait(max(0.0, due - time.monotonic())):
                 return
-            self.outcomes.append(self._send(case, chance, samples))
+            malformed = self._bursts(time.monotonic() - started) and chance.random() < MALFORMED
+            self.outcomes.append(self._send(_MALFORMED_CASE if malformed else case, chance, samples))
 
     def _send(self, case: Case, chance: random.Random, samples: list[list[float]]) -> Outcome:
         began = time.monotonic()
@@ -178,6 +203,18 @@ def fetch_samples(host: str, port: int) -> list[list[float]]:
         connection.close()
     rows: list[list[float]] = answer["rows"]
     return rows
+
+
+def post(host: str, port: int, path: str) -> None:
+    """Ask the service for something that is no inference; whether it does it shows in its telemetry."""
+    connection = http.client.HTTPConnection(host, port, timeout=_SLOWEST)
+    try:
+        connection.request("POST", path)
+        connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return
+    finally:
+        connection.close()
 
 
 def _read_words(response: http.client.HTTPResponse, least: int) -> None:

@@ -100,6 +100,7 @@ class Event:
     trace_id: str
     span_id: str
     time_ns: int
+    observed_ns: int
     scope: str
     resource: dict[str, Any]
 
@@ -322,6 +323,7 @@ def _read_logs(request: Any, received: Received) -> None:
                     record.trace_id.hex(),
                     record.span_id.hex(),
                     record.time_unix_nano,
+                    record.observed_time_unix_nano,
                     scope_logs.scope.name,
                     resource,
                 )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 from otel_aimon import semconv
+from otel_aimon.cli.alert_report import alerts_section
 from otel_aimon.cli.load import CASES
+from otel_aimon.cli.sections import Evidence, Report, Section
 from otel_aimon.cli.text import WIDTH, cut, quantity, seconds, table, wrapped_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from otel_aimon.cli.load import Outcome
-    from otel_aimon.cli.receiver import Point, Received, Span
+    from otel_aimon.cli.receiver import Point, Span
 
 _FRAMEWORKS = {case.kind: case.framework for case in CASES}
 _MODEL_KEYS = (
@@ -28,57 +29,6 @@ _LABEL = 68
 """The most that a label takes of a line, so that the numbers after it are seen."""
 
 _MOST_EVENTS = 10
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a report is made of: what the clients saw, and what the receiver got."""
-
-    outcomes: list[Outcome]
-    received: Received
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of a report.
-
-    Attributes:
-        key: Its name in the JSON document.
-        title: Its heading in the text.
-        data: Plain data for the JSON document.
-        lines: The same for people.
-        ok: False when it found something wrong.
-    """
-
-    key: str
-    title: str
-    data: Any
-    lines: list[str]
-    ok: bool = True
-
-
-@dataclass(frozen=True)
-class Report:
-    """Sections, in the order in which they are shown."""
-
-    sections: list[Section] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether no section found anything wrong."""
-        return all(section.ok for section in self.sections)
-
-    def as_text(self) -> str:
-        """For people."""
-        blocks = (
-            "\n".join([section.title, *(f"  {line}".rstrip() for line in section.lines)])
-            for section in self.sections
-        )
-        return "\n\n".join(blocks)
-
-    def as_data(self) -> dict[str, Any]:
-        """For programs."""
-        return {section.key: section.data for section in self.sections}
 
 
 # --- sections ----------------------------------------------------------------------------------
@@ -208,6 +158,7 @@ SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
     traces_section,
     metrics_section,
     events_section,
+    alerts_section,
     verdict_section,
 )
 

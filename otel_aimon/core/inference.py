@@ -140,6 +140,8 @@ class Inference:
         if not self.first_ns:
             self.first_ns = now
         self.last_ns = now
+        owner = self.owner
+        (self if owner is None else owner).series.progress_ns = now
 
     def add_input_tokens(self, tokens: int | None) -> None:
         """Count the tokens of one batch of the request; None makes the whole sum unknown."""

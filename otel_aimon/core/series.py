@@ -31,6 +31,7 @@ class Series:
             Single dictionary operations are atomic, so it needs no lock, and it holds no
             request alive.
         active_stages: Stages in flight, likewise.
+        progress_ns: When output of one of its requests came out last, on the monotonic clock; 0 before.
         in_process: Requests of this series run here, so that how many are in flight is known.
     """
 
@@ -49,6 +50,7 @@ class Series:
         "kind",
         "model",
         "operation",
+        "progress_ns",
         "provider",
         "span_name",
         "start_attributes",
@@ -88,6 +90,7 @@ class Series:
             }
         self.start_attributes: Mapping[str, str] = {**self.attributes, **self.gen_ai_attributes}
         self.active: dict[int, int] = {}
+        self.progress_ns = 0
         self.active_stages: dict[int, int] = {}
         self.in_process = False
         self._by_error: dict[str, Attributes] = {}

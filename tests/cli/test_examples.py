@@ -94,6 +94,6 @@ def test_every_example_is_listed_and_tested() -> None:
         for path in EXAMPLES.rglob("*")
         if path.suffix in {".py", ".yaml"}
     }
-    # The service is run by the tests of the demo.
-    assert names == {"service.py", "by_hand.py", "programmatic.py", "declarative/otel.yaml"}
+    # The service and its rules are run by the tests of the demo.
+    assert names == {"service.py", "alerts.yaml", "by_hand.py", "programmatic.py", "declarative/otel.yaml"}
     assert [name for name in names if f"]({name})" not in listed] == []

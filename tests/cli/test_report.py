@@ -111,8 +111,8 @@ class TestSections:
         assert section.lines[-1] == "1 more time series came from other instrumentations."
 
     def test_an_event_is_counted_by_name(self) -> None:
-        alert = Event("aimon.alert", None, 13, {"rule": "latency"}, "t", "s", 1, "otel_aimon", RESOURCE)
-        record = Event("", "text", 9, {}, "", "", 1, "uvicorn", RESOURCE)
+        alert = Event("aimon.alert", None, 13, {"rule": "latency"}, "t", "s", 1, 1, "otel_aimon", RESOURCE)
+        record = Event("", "text", 9, {}, "", "", 1, 1, "uvicorn", RESOURCE)
         section = report.events_section(Evidence([], Received(events=[alert, alert, record])))
         assert section.lines == [
             "aimon.alert: 2, 2 of them in a trace",
@@ -124,7 +124,7 @@ class TestSections:
         made = make(Evidence([], Received()))
         assert not made.ok
         assert "Log events: 0\n  none" in made.as_text()
-        assert list(made.as_data()) == ["requests", "traces", "metrics", "events", "verdict"]
+        assert list(made.as_data()) == ["requests", "traces", "metrics", "events", "alerts", "verdict"]
 
     def test_a_section_may_be_added(self) -> None:
         extra = report.Section("alerts", "Alerts", [], ["none"])

@@ -371,6 +371,13 @@ class TestTimes:
         assert inference.last_ns >= first
         assert inference.time_to_first_token == (first - inference.start_ns) / 1e9
 
+    def test_chunks_are_progress_of_the_requests_series(self, bench: Bench) -> None:
+        owner = bench.start(layer=Layer.PIPELINE)
+        stage = TestHandUp.stage(bench, owner)
+        owner.series.progress_ns = 0
+        stage.chunk()
+        assert owner.series.progress_ns == stage.last_ns
+
     def test_one_sequence(self, bench: Bench) -> None:
         inference = self.decoded(bench.start(), 100, 500)
         inference.output_tokens = 5

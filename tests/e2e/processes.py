@@ -36,7 +36,7 @@ def environment(endpoint: str, protocol: str = "http/protobuf", **more: str) -> 
         "OTEL_AIMON_TEST_RERAISE": "1",
         "OTEL_AIMON_LOCK_DIRECTORY": locks.DIRECTORY,
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "system_metrics",
-        "PYTHONPATH": str(APPS),
+        "PYTHONPATH": os.pathsep.join((str(APPS), *filter(None, [os.environ.get("PYTHONPATH")]))),
         **more,
     }
 

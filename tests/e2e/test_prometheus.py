@@ -17,6 +17,7 @@ PAGE = ROOT / "docs" / "metrics-in-prometheus.md"
 SERVICE = """
 import otel_aimon, time
 from otel_aimon import runtime
+from otel_aimon.analysis.evidence import Evidence
 from tests.support.snapshots import read_everything
 read_everything(runtime.current().resources)
 from otel_aimon.core.layers import Layer
@@ -38,6 +39,9 @@ recorder.watch_queue(queued, lambda: 2)
 request = recorder.start(queued, Layer.REQUEST)
 request.queue_ns = 1
 request.end()
+runtime.current().alerts.judge([
+    Evidence("stall", (("aimon.model.name", "m"),), 2.0), Evidence("gpu.error", (("hw.id", "MIG-1"),), 1.0)
+])
 while runtime.current().resources.snapshot is None: time.sleep(0.05)
 # Energy is attributed some time after the requests have ended.
 while not runtime.current().energy.totals():

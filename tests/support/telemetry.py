@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -32,7 +34,7 @@ class Telemetry:
     """In-memory providers with otel-aimon on them.
 
     Use it as a context manager: it instruments on entry and uninstruments on exit. Resources are
-    sampled only where ``resources`` is among the settings.
+    sampled, and alerts judged, only where ``resources`` and ``alerts`` are among the settings.
     """
 
     def __init__(self, sampler: Sampler | None = None, **settings: Any) -> None:
@@ -41,11 +43,22 @@ class Telemetry:
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.reader = InMemoryMetricReader()
         self.meter_provider = MeterProvider(metric_readers=[self.reader])
-        self.settings = {"resources": "none", "lock_directory": locks.DIRECTORY, **settings}
+        self.log_exporter = InMemoryLogRecordExporter()
+        self.logger_provider = LoggerProvider()
+        self.logger_provider.add_log_record_processor(SimpleLogRecordProcessor(self.log_exporter))
+        self.settings = {
+            "resources": "none",
+            "alerts": False,
+            "lock_directory": locks.DIRECTORY,
+            **settings,
+        }
 
     def __enter__(self) -> Telemetry:
         otel_aimon.instrument(
-            tracer_provider=self.tracer_provider, meter_provider=self.meter_provider, **self.settings
+            tracer_provider=self.tracer_provider,
+            meter_provider=self.meter_provider,
+            logger_provider=self.logger_provider,
+            **self.settings,
         )
         return self
 
@@ -53,6 +66,20 @@ class Telemetry:
         otel_aimon.uninstrument()
         self.tracer_provider.shutdown()
         self.meter_provider.shutdown()
+        self.logger_provider.shutdown()
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events, in the order in which they were emitted: name, body, severity, attributes."""
+        return [
+            {
+                "name": each.log_record.event_name,
+                "body": each.log_record.body,
+                "severity": each.log_record.severity_text,
+                "attributes": dict(each.log_record.attributes or {}),
+                "trace_id": each.log_record.trace_id,
+            }
+            for each in self.log_exporter.get_finished_logs()
+        ]
 
     def raw_spans(self) -> list[Any]:
         """The SDK's finished spans, in the order of their starts."""

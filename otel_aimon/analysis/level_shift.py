@@ -1,0 +1,116 @@
+"""Has the level shifted upwards? A generalised likelihood ratio test on the innovations of a Kalman filter.
+
+Source: A. S. Willsky and H. L. Jones, "A generalized likelihood ratio approach to the detection and
+estimation of jumps in linear systems", IEEE Transactions on Automatic Control, 1976. The filter knows the
+noise (AR(1) plus white noise, see ``autoregression.py``), so its innovations are white: noise that lasts does
+not add up to an alarm, and the first tick of a jump counts for what it is worth.
+"""
+
+from __future__ import annotations
+
+from math import log, sqrt
+
+WINDOW = 200
+"""Ticks that an onset may lie back."""
+
+_RECENT = 24
+_THINNED = 8
+"""Onsets older than ``_RECENT`` ticks are kept for every eighth tick only."""
+
+_CLIP = 5.0
+LEAST_SHIFT = 0.1
+"""Smaller shifts of the logarithm, ten per cent, are nobody's concern."""
+
+_AGE_BONUS = [log(1.0 + age) for age in range(WINDOW + 2)]
+"""The older an onset, the fewer independent ones there are: each age has the same rate of false alarms."""
+
+
+class _Onset:
+    """The hypothesis that the level shifted at one tick."""
+
+    __slots__ = ("absorbed", "begun", "evidence", "information", "level", "weight")
+
+    def __init__(self, begun: int) -> None:
+        self.begun = begun
+        self.absorbed = self.evidence = self.information = self.level = self.weight = 0.0
+
+
+class LevelShift:
+    """Follows one series of residuals from the usual level.
+
+    Attributes:
+        score: Twice-halved log-likelihood ratio of the best onset, in nats, plus the logarithm of its age;
+            0 without any.
+        shift: The shift that this onset explains best.
+        age: Ticks since this onset.
+    """
+
+    __slots__ = ("_estimate", "_onsets", "_ticks", "_variance", "age", "score", "shift")
+
+    def __init__(self) -> None:
+        self._estimate = 0.0
+        self._variance = 0.01
+        self._ticks = 0
+        self._onsets: list[_Onset] = []
+        self.score = self.shift = 0.0
+        self.age = 0
+
+    def add(self, residual: float, white: float, rho: float, variance: float) -> float:
+        """Take the next residual.
+
+        Args:
+            residual: What was seen minus what is usual; a logarithm.
+            white: Variance of its white noise.
+            rho: Autocorrelation of the noise that lasts.
+            variance: Variance of the noise that lasts.
+
+        Returns:
+            The score.
+        """
+        predicted = rho * self._estimate
+        uncertain = rho * rho * self._variance + variance * (1.0 - rho * rho)
+        spread = uncertain + white
+        gain = uncertain / spread
+        limit = _CLIP * sqrt(spread)
+        innovation = max(-limit, min(limit, residual - predicted))
+        self._estimate = predicted + gain * innovation
+        self._variance = (1.0 - gain) * uncertain
+        self._ticks += 1
+        if self._ticks % _THINNED == 0:
+            self._thin_out()
+        self._onsets.append(_Onset(self._ticks))
+        self._judge(residual, innovation, 1.0 / spread, 1.0 / (white + variance), rho, gain)
+        return self.score
+
+    def forget(self) -> None:
+        """Forget the onsets: what they began is over."""
+        self._onsets.clear()
+        self.score = self.shift = 0.0
+        self.age = 0
+
+    def _thin_out(self) -> None:
+        now = self._ticks
+        self._onsets = [
+            onset
+            for onset in self._onsets
+            if now - onset.begun < _RECENT or (onset.begun % _THINNED == 0 and now - onset.begun < WINDOW)
+        ]
+
+    def _judge(
+        self, residual: float, innovation: float, precision: float, weight: float, rho: float, gain: float
+    ) -> None:
+        best, shift, age, now = 0.0, 0.0, 0, self._ticks
+        for onset in self._onsets:
+            # What a unit shift would add to this innovation: less and less, as the filter follows it.
+            signature = 1.0 - rho * onset.absorbed
+            onset.absorbed = rho * onset.absorbed + gain * signature
+            evidence = onset.evidence = onset.evidence + signature * innovation * precision
+            information = onset.information = onset.information + signature * signature * precision
+            onset.level += residual * weight
+            onset.weight += weight
+            if evidence <= LEAST_SHIFT * information or onset.level <= LEAST_SHIFT * onset.weight:
+                continue
+            score = evidence * evidence / (2.0 * information) + _AGE_BONUS[now - onset.begun]
+            if score > best:
+                best, shift, age = score, evidence / information, now - onset.begun
+        self.score, self.shift, self.age = best, shift, age

@@ -1,0 +1,27 @@
+"""The demo, whole: what goes wrong in it is told, and resolved before its end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+COMMAND = str(Path(sys.executable).with_name("otel-aimon"))
+
+
+def test_a_slowdown_and_an_error_burst_are_told_and_resolved() -> None:
+    done = subprocess.run(
+        [COMMAND, "demo", "--json"], capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    alerts = json.loads(done.stdout)["alerts"]
+    told = {each["fault"]: each for each in alerts["faults"]}
+    assert list(told) == ["slowdown", "error burst"]
+    assert told["slowdown"]["rule"] in {"latency.shift", "latency.drift", "model.imbalance"}
+    assert told["error burst"]["rule"] == "error.shift"
+    # On a machine that is busy otherwise, the last of them may end with the service.
+    assert told["slowdown"]["resolved_after_s"] > 0
+    assert all(each["resolved_ns"] is not None for each in alerts["episodes"])
+    assert " FIRING " in done.stderr
+    assert " RESOLVED " in done.stderr
