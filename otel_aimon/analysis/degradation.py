@@ -11,6 +11,7 @@ from otel_aimon.analysis.error_ratio import WINDOW_SECONDS, ErrorRatio
 from otel_aimon.analysis.error_shift import ErrorShift
 from otel_aimon.analysis.evidence import Evidence, Identity
 from otel_aimon.analysis.imbalance import RecentMean, imbalances
+from otel_aimon.analysis.latency_spike import LatencySpike
 from otel_aimon.analysis.latency_watch import LatencyWatch
 from otel_aimon.analysis.level_shift import LevelShift
 from otel_aimon.analysis.recovery import Recovery
@@ -46,13 +47,14 @@ _EVERYBODY: Identity = ()
 class _Series:
     """What is known of one model."""
 
-    __slots__ = ("errors", "identity", "latency", "quiet", "ratio", "recent", "seen", "workload")
+    __slots__ = ("errors", "identity", "latency", "quiet", "ratio", "recent", "seen", "spike", "workload")
 
     def __init__(self, identity: Identity, tick_seconds: float, time: float) -> None:
         self.identity = identity
         self.seen = time
         self.latency = LatencyWatch(tick_seconds)
         self.recent = RecentMean()
+        self.spike = LatencySpike()
         self.errors = ErrorShift()
         self.ratio = ErrorRatio(tick_seconds)
         self.workload = WorkloadShift(tick_seconds)
@@ -62,10 +64,11 @@ class _Series:
         _add_errors(self.errors, tick.count, tick.errors, known)
 
     def compare(self) -> None:
-        """Remember the residual, to compare it with that of other models."""
+        """Compare the residual with the noise, and remember it to compare it with that of other models."""
         watch = self.latency
         if watch.residual is not None:
             self.recent.add(watch.residual, watch.white, watch.noise)
+            self.spike.add(watch.residual, watch.white, watch.noise)
 
     def follow_size(self, time: float, tick: Tick, known: bool) -> None:
         if tick.tokens is not None:
@@ -136,7 +139,7 @@ class Degradation:
 
         Returns:
             Evidence for ``error.ratio``, and, unless it still learns, for ``latency.shift``,
-            ``latency.drift``, ``error.shift``, ``model.imbalance``, ``workload.shift``, ``traffic.drop``
+            ``latency.drift``, ``latency.spike``, ``error.shift``, ``model.imbalance``, ``workload.shift``, ``traffic.drop``
             and ``traffic.surge``: for each model, for all together, or for both.
         """
         if self._born is None:
@@ -252,6 +255,7 @@ class Degradation:
                 baseline=series.errors.usual,
                 samples=tick.count,
             )
+            yield from _spike_evidence(series, tick)
             yield from _workload_evidence(series, tick)
         yield from _imbalance_evidence(
             [series for series, _ in present if series.latency.residual is not None]
@@ -341,6 +345,20 @@ def _usual_of_all(present: list[tuple[_Series, Tick]]) -> float | None:
     known = [(usual, tick.count) for series, tick in present if (usual := series.latency.usual) is not None]
     count = sum(each for _, each in known)
     return sum(usual * each for usual, each in known) / count if count else None
+
+
+def _spike_evidence(series: _Series, tick: Tick) -> Iterator[Evidence]:
+    watch = series.latency
+    if watch.residual is not None and watch.usual is not None:
+        value = watch.usual * exp(watch.residual)
+        yield Evidence(
+            "latency.spike",
+            series.identity,
+            series.spike.score,
+            value=value,
+            baseline=watch.usual,
+            samples=tick.count - tick.errors,
+        )
 
 
 def _workload_evidence(series: _Series, tick: Tick) -> Iterator[Evidence]:

@@ -28,6 +28,9 @@ OTHERS = "\0"
 _LEAST = 0.01
 """Of the mean power of the interval: a power that fell to zero could never rise again."""
 
+_LEAST_TIME = 1e-9
+"""Of an interval: less is what rounding leaves of sums."""
+
 
 class Powers:
     """Powers of one device, learned from its intervals."""
@@ -75,4 +78,4 @@ def _times(use: Use) -> dict[str, float]:
     times = {IDLE: use.idle, OTHERS: use.others}
     for series, time in use.series.items():
         times[series.model] = times.get(series.model, 0.0) + time
-    return {name: time for name, time in times.items() if time > 0.0}
+    return {name: time for name, time in times.items() if time > _LEAST_TIME}

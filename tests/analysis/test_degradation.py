@@ -235,7 +235,7 @@ def test_after_learning_everything_is_judged(learned: dict[str, Any]) -> None:
     *_, last = Service(1).run(knowing(learned), DAY, 1)
     rules = {each.rule for each in last}
     judged = {"latency.shift", "latency.drift", "error.shift", "error.ratio", "traffic.drop", "traffic.surge"}
-    assert rules == judged | {"workload.shift", "model.imbalance"}
+    assert rules == judged | {"latency.spike", "workload.shift", "model.imbalance"}
 
 
 class TestState:
