@@ -118,6 +118,13 @@ class SklearnInstrumentor(FrameworkInstrumentor):
     framework = "sklearn"
 
 
+class VllmInstrumentor(FrameworkInstrumentor):
+    """vLLM."""
+
+    entry_point = "aimon_vllm"
+    framework = "vllm"
+
+
 FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
     cls.framework: cls
     for cls in (
@@ -126,5 +133,6 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         TorchInstrumentor,
         OnnxruntimeInstrumentor,
         SklearnInstrumentor,
+        VllmInstrumentor,
     )
 }

@@ -54,14 +54,14 @@ class EventLoopLag:
         start = recorder.start
 
         def start_and_watch(
-            series: Series, layer: Layer, current: TraceContext | None = None
+            series: Series, layer: Layer, current: TraceContext | None = None, **options: Any
         ) -> Inference | None:
-            inference = start(series, layer, current)
+            inference = start(series, layer, current, **options)
             if inference is not None and inference.owner is None:
                 self.watch_running_loop()
             return inference
 
-        recorder.start = start_and_watch  # type: ignore[method-assign]
+        recorder.start = start_and_watch  # type: ignore[method-assign, assignment]
 
     def watch_running_loop(self) -> None:
         """Watch the loop that runs in this thread, if one does. Costs a look-up when it is watched already."""
