@@ -14,9 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import attach, create_key, detach, get_current, set_value
 
-from otel_aimon import semconv
 from otel_aimon.core.call import leave, quiet
 from otel_aimon.core.guard import guarded
+from otel_aimon.instrumentation.vllm_calls import (
+    current_call,
+    hook_beam_search,
+    hook_generation,
+    hook_online_beam_search,
+    hook_pooling,
+    hook_pooling_serving,
+    hook_serving,
+    operation_of,
+)
 from otel_aimon.instrumentation.vllm_requests import Entry, Ledger, Requests
 from otel_aimon.instrumentation.vllm_statistics import (
     hook_stat_loggers,
@@ -33,35 +42,18 @@ if TYPE_CHECKING:
 _SUBMITTED = create_key("otel-aimon-vllm-submitted")
 """Under this key the context inside ``add_request`` carries the request that is being submitted."""
 
-_OPERATION = create_key("otel-aimon-vllm-operation")
-"""Under this key the context inside a method of ``LLM`` carries its operation."""
-
-_BY_PREFIX = {
-    "chatcmpl-": semconv.CHAT,
-    "resp_": semconv.CHAT,
-    "score-": "score",
-    "rerank-": "rerank",
-}
-"""Operations of the OpenAI server's requests, by how it begins their ids."""
-
-_BY_TASK = {
-    "embed": semconv.EMBEDDINGS,
-    "token_embed": semconv.EMBEDDINGS,
-    "classify": "classify",
-    "token_classify": "classify",
-}
-"""Operations of pooling requests."""
-
-_POOLING = "encode"
-
 __all__ = [
     "hook_async_engine",
+    "hook_beam_search",
     "hook_core",
     "hook_core_client",
     "hook_engine",
     "hook_llm",
+    "hook_online_beam_search",
     "hook_outputs",
     "hook_pooling",
+    "hook_pooling_serving",
+    "hook_serving",
     "hook_stat_loggers",
     "hook_workers",
 ]
@@ -115,25 +107,7 @@ def hook_core_client(hooks: Hooks, module: Any) -> None:
 def hook_llm(hooks: Hooks, module: Any) -> None:
     """Hook ``LLM``."""
     hooks.wrap(module.LLM, "__init__", unasked)
-    for method, operation in (("chat", semconv.CHAT), ("enqueue_chat", semconv.CHAT)):
-        hooks.wrap(module.LLM, method, functools.partial(_within, operation))
-
-
-def hook_pooling(hooks: Hooks, module: Any) -> None:
-    """Hook the methods of ``LLM`` whose operation the engine does not know."""
-    hooks.wrap(module.PoolingOfflineMixin, "score", functools.partial(_within, "score"))
-
-
-def _within(operation: str, original: Any) -> Any:
-    @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        token = attach(set_value(_OPERATION, operation))
-        try:
-            return original(*args, **kwargs)
-        finally:
-            detach(token)
-
-    return call
+    hook_generation(hooks, module.LLM)
 
 
 def _submitter(requests: Requests, original: Any) -> Callable[..., Entry | None]:
@@ -147,30 +121,17 @@ def _submitter(requests: Requests, original: Any) -> Callable[..., Entry | None]
         generative = hasattr(params, "max_tokens")
         entry = requests.submit(
             engine,
-            _operation(known.get("request_id"), params, generative=generative),
+            operation_of(known.get("request_id"), params, generative=generative),
             known.get("lora_request"),
             known.get("trace_headers"),
             generative=generative,
         )
         if entry is not None:
+            entry.call = current_call()
             entry.sessional = inspect.isasyncgen(known.get("prompt"))
         return entry
 
     return submit
-
-
-def _operation(request_id: Any, params: Any, *, generative: bool) -> str:
-    named = get_current().get(_OPERATION)
-    if isinstance(named, str):
-        return named
-    if isinstance(request_id, str):
-        for prefix, operation in _BY_PREFIX.items():
-            if request_id.startswith(prefix):
-                return operation
-    if generative:
-        return semconv.TEXT_COMPLETION
-    task = getattr(params, "task", None)
-    return _BY_TASK.get(task, _POOLING) if isinstance(task, str) else _POOLING
 
 
 def _observe_submission(requests: Requests, original: Any) -> Any:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.recorder import Recorder
+    from otel_aimon.instrumentation.vllm_calls import Call
 
 FRAMEWORK = "vllm"
 """Value of ``aimon.framework``."""
@@ -42,6 +43,9 @@ class Entry:
         inference: Our request; None once it has ended, so that nothing of ours is kept alive by
             the tasks that vLLM starts in the request's context.
         parent: The context in which it was submitted.
+        call: The user's call that it belongs to, where that is known.
+        ledger: Where its sequences are.
+        sequences: Ids of all its sequences.
         pending: Sequences that run.
         generative: It generates tokens; a pooling request does not.
         sessional: Its prompt comes piece by piece, so that its first token has no one time.
@@ -50,6 +54,7 @@ class Entry:
     """
 
     __slots__ = (
+        "call",
         "generative",
         "inference",
         "ledger",
@@ -71,6 +76,7 @@ class Entry:
         self.reasons: tuple[str, ...] = ()
         self.sequences: tuple[str, ...] = ()
         self.ledger: Ledger | None = None
+        self.call: Call | None = None
 
     def read(self, state: Any) -> None:
         """Take over what vLLM knows of a sequence that ends.
@@ -81,16 +87,17 @@ class Entry:
         inference = self.inference
         if inference is None:
             return
-        prefilled = not state.is_prefilling
-        if prefilled:
-            inference.input_tokens = state.prompt_len
-            if state.num_cached_tokens >= 0 and (inference.cached_tokens is None or state.request_index == 0):
-                inference.cached_tokens = state.num_cached_tokens
+        if state.is_prefilling:
+            # Nothing has come of it yet, and how far its prompt was processed nobody says.
+            return
+        inference.input_tokens = state.prompt_len
+        if state.num_cached_tokens >= 0 and (inference.cached_tokens is None or state.request_index == 0):
+            inference.cached_tokens = state.num_cached_tokens
         tokens = 0
         if self.generative and state.detokenizer is not None:
             tokens = state.detokenizer.num_output_tokens()
             inference.output_tokens = (inference.output_tokens or 0) + tokens
-        if state.stats is not None and prefilled and not self.sessional:
+        if state.stats is not None and not self.sessional:
             self._read_times(inference, state.stats, tokens)
 
     def _read_times(self, inference: Inference, stats: Any, tokens: int) -> None:
@@ -119,6 +126,8 @@ class Entry:
         self._set_times(inference)
         failed = error is not None or _ERROR in self.reasons
         cancelled = _ABORT in self.reasons
+        if self.call is not None:
+            self.call.settled = self.call.settled or failed or not cancelled
         if self.generative and self.reasons:
             inference.finish_reasons = self.reasons
         if error is not None:

@@ -8,7 +8,6 @@ open, they are kept for our stat logger, as vLLM itself does for a plug-in's in 
 from __future__ import annotations
 
 import functools
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import attach, create_key, detach, get_current, set_value
@@ -24,36 +23,31 @@ _UNASKED = create_key("otel-aimon-vllm-unasked")
 
 def hook_stat_loggers(hooks: Hooks, module: Any) -> None:
     """Add the stat logger wherever vLLM keeps statistics; through the plug-in or without it."""
-    from otel_aimon.instrumentation.vllm_stat_logger import Sink, StatLogger
+    from otel_aimon.instrumentation.vllm_stat_logger import Sink
 
     Sink.recorder = hooks.recorder
-    managers: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    def undo() -> None:
-        Sink.recorder = None
-        for manager in managers:
-            manager.stat_loggers[:] = [
-                each for each in manager.stat_loggers if not isinstance(each, StatLogger)
-            ]
+    def disconnect() -> None:
+        if Sink.recorder is hooks.recorder:
+            Sink.recorder = None
 
     def observe(original: Any) -> Any:
         @functools.wraps(original)
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it is that method
             original(self, *args, **kwargs)
-            guarded(_add_logger, self, args[0] if args else kwargs.get("vllm_config"), managers)
+            guarded(_join, self, args[0] if args else kwargs.get("vllm_config"))
 
         return __init__
 
     hooks.wrap(module.StatLoggerManager, "__init__", observe, ("vllm_config",))
-    hooks.on_restore(undo)
+    hooks.on_restore(disconnect)
 
 
-def _add_logger(manager: Any, vllm_config: Any, managers: weakref.WeakSet[Any]) -> None:
+def _join(manager: Any, vllm_config: Any) -> None:
     from otel_aimon.instrumentation.vllm_stat_logger import StatLogger
 
     if not any(isinstance(each, StatLogger) for each in manager.stat_loggers):
         manager.stat_loggers.append(StatLogger(vllm_config, manager.engine_indexes))
-        managers.add(manager)
 
 
 # --- offline engines ----------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class EventLoopLag:
                 self.watch_running_loop()
             return inference
 
-        recorder.start = start_and_watch  # type: ignore[method-assign, assignment]
+        recorder.start = start_and_watch  # type: ignore[method-assign]
 
     def watch_running_loop(self) -> None:
         """Watch the loop that runs in this thread, if one does. Costs a look-up when it is watched already."""
