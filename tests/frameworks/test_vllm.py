@@ -373,6 +373,31 @@ class TestOffline:
             assert [each["attributes"].get("error.type") for each in telemetry.spans()] == [None, "cancelled"]
 
 
+class TestTheEngine:
+    def test_preemptions_and_speculation(
+        self, in_process: None, llama_folder: str, telemetry: Telemetry
+    ) -> None:
+        from vllm import LLM
+
+        made = LLM(
+            llama_folder,
+            max_num_seqs=4,
+            num_gpu_blocks_override=8,
+            speculative_config={"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2},
+            **ENGINE,
+        )
+        made.generate(
+            [{"prompt_token_ids": [7 + number] * 40} for number in range(4)], sampling(60), use_tqdm=False
+        )
+        tokens = [each["attributes"][semconv.GEN_AI_USAGE_OUTPUT_TOKENS] for each in telemetry.spans()]
+        assert tokens == [60] * 4
+        points = {name: value for name, [(_, _, value)] in engine_points(telemetry).items()}
+        assert points["preemptions"] > 0
+        assert points["speculative.draft_tokens"] >= points["speculative.accepted_tokens"] > 0
+        del made
+        gc.collect()
+
+
 @pytest.fixture(scope="module")
 def pooling(in_process: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from vllm import LLM
@@ -685,9 +710,20 @@ def assert_cancelled(telemetry: Telemetry) -> None:
     assert telemetry.counts() == {("vllm", "llama", "text_completion", "cancelled"): 1}
 
 
-class TestTheEndOfAnEngine:
-    def test_shutdown_with_requests_in_flight(self, llama_folder: str, telemetry: Telemetry) -> None:
-        served = Served(llama_folder)
+class TestItsOwnTracing:
+    def test_a_request_has_one_span_until_the_engine_shuts_down(
+        self, llama_folder: str, telemetry: Telemetry
+    ) -> None:
+        """vLLM makes a span of a request that ends by itself, to a provider of its own; we make the others."""
+        previous = trace._TRACER_PROVIDER
+        served = Served(llama_folder, otlp_traces_endpoint="http://127.0.0.1:9/v1/traces")
+
+        async def serve() -> None:
+            async for _ in served.stream("done", 2):
+                pass
+            stream = served.stream("closed", 100)
+            await anext(stream)
+            await stream.aclose()
 
         async def leave() -> None:
             streams = [served.stream(f"r{number}", 100) for number in range(3)]
@@ -697,15 +733,27 @@ class TestTheEndOfAnEngine:
             for stream in streams:
                 await stream.aclose()
 
-        served.run(leave())
-        outcomes = [each["attributes"]["error.type"] for each in telemetry.spans()]
-        assert outcomes == ["cancelled"] * 3
-        served.close()
+        try:
+            served.run(serve())
+            [ours] = telemetry.spans()
+            assert ours["attributes"]["error.type"] == "cancelled"
+            served.run(leave())
+        finally:
+            served.close()
+            trace._TRACER_PROVIDER = previous
+            os.environ.pop("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", None)
+        assert [each["attributes"]["error.type"] for each in telemetry.spans()] == ["cancelled"] * 4
+        assert telemetry.counts() == {
+            ("vllm", "llama", "text_completion"): 1,
+            ("vllm", "llama", "text_completion", "cancelled"): 4,
+        }
 
-    def test_death_with_requests_in_flight(self, llama_folder: str, telemetry: Telemetry) -> None:
+
+class TestTheDeathOfAnEngine:
+    """The last tests of the engine that the ones above use."""
+
+    def test_requests_in_flight(self, served: Served, telemetry: Telemetry) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
-
-        served = Served(llama_folder)
 
         async def die() -> None:
             streams = [served.stream(f"r{number}", 100) for number in range(3)]
@@ -724,31 +772,3 @@ class TestTheEndOfAnEngine:
         outcomes = [each["attributes"]["error.type"] for each in telemetry.spans()]
         assert outcomes == ["vllm.v1.engine.exceptions.EngineDeadError"] * 4
         assert {each["status"] for each in telemetry.spans()} == {"ERROR"}
-        served.close()
-
-
-class TestItsOwnTracing:
-    def test_a_request_has_one_span(self, llama_folder: str, telemetry: Telemetry) -> None:
-        """vLLM makes a span of a request that ends by itself, to a provider of its own; we make the others."""
-        previous = trace._TRACER_PROVIDER
-        served = Served(llama_folder, otlp_traces_endpoint="http://127.0.0.1:9/v1/traces")
-
-        async def serve() -> None:
-            async for _ in served.stream("done", 2):
-                pass
-            stream = served.stream("closed", 100)
-            await anext(stream)
-            await stream.aclose()
-
-        try:
-            served.run(serve())
-        finally:
-            served.close()
-            trace._TRACER_PROVIDER = previous
-            os.environ.pop("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", None)
-        [ours] = telemetry.spans()
-        assert ours["attributes"]["error.type"] == "cancelled"
-        assert telemetry.counts() == {
-            ("vllm", "llama", "text_completion"): 1,
-            ("vllm", "llama", "text_completion", "cancelled"): 1,
-        }
