@@ -133,7 +133,7 @@ class Recorder:
             layer: The layer of the instrumented call.
             current: The context to start in, when it is not the current one.
             since: When it started, on the monotonic and on the wall clock in nanoseconds, if not now.
-            span: Whether a request gets a span; not where the framework itself makes one.
+            span: Whether it gets a span; not where the framework itself makes one.
 
         Returns:
             None when the call is a part of the running request that is not recorded, or when
@@ -143,7 +143,7 @@ class Recorder:
             current = context_api.get_current()
         running = running_in(current)
         if running is not None:
-            return self._start_stage(series, layer, current, running, since)
+            return self._start_stage(series, layer, current, running, since, span=span)
         if current.get(_SUPPRESSED):
             return None
         start_ns, unix_ns = since or (perf_counter_ns(), time_ns())
@@ -179,6 +179,8 @@ class Recorder:
         current: Context,
         running: Inference,
         since: tuple[int, int] | None,
+        *,
+        span: bool,
     ) -> Inference | None:
         if layer not in STAGES_INSIDE[running.layer] or current.get(_SUPPRESSED):
             return None
@@ -192,7 +194,7 @@ class Recorder:
         # A generation past the cap has no span, but its tokens belong to the request all the same.
         stage.recorded = recorded and self.stage_spans
         context = current
-        if stage.recorded:
+        if stage.recorded and span:
             stage.span = self.tracer.start_span(
                 series.span_name, current, SpanKind.INTERNAL, series.start_attributes, None, unix_ns
             )

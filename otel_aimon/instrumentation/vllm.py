@@ -190,13 +190,16 @@ def hook_outputs(hooks: Hooks, module: Any) -> None:
     requests = _books(hooks)
     processor = module.OutputProcessor
 
-    def wrap(name: str, observe: Callable[[Requests, Any], Any], *parameters: str) -> None:
-        hooks.wrap(processor, name, functools.partial(observe, requests), parameters)
+    def wrap(name: str, observe: Callable[[Requests, Any], Any], *parameters: str) -> bool:
+        return hooks.wrap(processor, name, functools.partial(observe, requests), parameters)
 
-    wrap("add_request", _observe_entry, "request")
-    wrap("_update_stats_from_finished", _observe_finish, "req_state", "finish_reason")
+    necessary = [
+        wrap("add_request", _observe_entry, "request"),
+        wrap("_update_stats_from_finished", _observe_finish, "req_state", "finish_reason"),
+        wrap("abort_requests", _observe_abort, "request_ids"),
+    ]
+    requests.ends_are_seen = all(necessary)
     wrap("_update_streaming_request_state", _observe_session, "req_state")
-    wrap("abort_requests", _observe_abort, "request_ids")
     wrap("propagate_error", _observe_death, "e")
     hooks.wrap(module.RequestOutputCollector, "close", functools.partial(_observe_close, requests))
 

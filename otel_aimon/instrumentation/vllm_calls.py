@@ -37,6 +37,8 @@ _BY_REQUEST_PREFIX = {
     "resp_": semconv.CHAT,
     "score-": "score",
     "rerank-": "rerank",
+    "transcribe-": "transcription",
+    "translate-": "translation",
 }
 """Operations of the OpenAI server's requests, by how it begins their ids."""
 

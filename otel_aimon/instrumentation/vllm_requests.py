@@ -8,6 +8,7 @@ nothing is done while a sequence runs: its state is read once, when it ends.
 from __future__ import annotations
 
 import weakref
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate, trace
@@ -42,14 +43,15 @@ class Entry:
     Attributes:
         inference: Our request; None once it has ended, so that nothing of ours is kept alive by
             the tasks that vLLM starts in the request's context.
-        parent: The context in which it was submitted.
+        parent: The context in which it was submitted; None once it has ended, likewise.
         call: The user's call that it belongs to, where that is known.
         ledger: Where its sequences are.
         sequences: Ids of all its sequences.
         pending: Sequences that run.
         generative: It generates tokens; a pooling request does not.
         sessional: Its prompt comes piece by piece, so that its first token has no one time.
-        times: Earliest queued, scheduled, first token, and latest token, in the engine's seconds.
+        times: When each sequence was queued, scheduled, had its first and its last token, in the
+            engine's seconds.
         reasons: Why its sequences ended.
     """
 
@@ -68,7 +70,7 @@ class Entry:
 
     def __init__(self, inference: Inference, parent: Context, *, generative: bool) -> None:
         self.inference: Inference | None = inference
-        self.parent = parent
+        self.parent: Context | None = parent
         self.pending = 0
         self.generative = generative
         self.sessional = False
@@ -108,26 +110,29 @@ class Entry:
             return
         # When the token reached this process, by vLLM's clock, which is this process's wall clock.
         first_unix_ns = int((stats.arrival_time + stats.first_token_latency) * _NANO)
-        first_ns = inference.start_ns + max(first_unix_ns - inference.start_unix_ns, 0)
+        since_start = max(first_unix_ns - inference.start_unix_ns, 0)
+        first_ns = min(inference.start_ns + since_start, perf_counter_ns())
         inference.first_ns = min(inference.first_ns or first_ns, first_ns)
         if tokens > 1:
             inference.decode_ns += int((stats.last_token_ts - stats.first_token_ts) * _NANO)
             inference.decode_steps += tokens - 1
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(self, error: BaseException | None = None, *, unwanted: bool = False) -> None:
         """End the request; every sequence that ended has been read.
 
         Args:
             error: Why it failed, where that is known.
+            unwanted: Nobody waits for it any more, and vLLM does not say why it ended.
         """
         inference, self.inference = self.inference, None
         if inference is None:
             return
         self._set_times(inference)
         failed = error is not None or _ERROR in self.reasons
-        cancelled = _ABORT in self.reasons
+        cancelled = unwanted or _ABORT in self.reasons
         if self.call is not None:
             self.call.settled = self.call.settled or failed or not cancelled
+        self.parent = self.call = None
         if self.generative and self.reasons:
             inference.finish_reasons = self.reasons
         if error is not None:
@@ -138,11 +143,6 @@ class Entry:
             inference.cancel()
         else:
             inference.end()
-
-    def cancel(self) -> None:
-        """End it as cancelled."""
-        self.reasons = (*self.reasons, _ABORT)
-        self.end()
 
     def abandon(self) -> None:
         """End it as cancelled, from a finaliser."""
@@ -216,10 +216,7 @@ class Ledger:
             if found is not None:
                 entry.read(found[1])
         self.give_span(entry)
-        if error is None:
-            entry.cancel()
-        else:
-            entry.end(error)
+        entry.end(error, unwanted=error is None)
 
     def close_all(self, error: BaseException | None = None) -> None:
         """End all requests: nothing will come of them."""
@@ -229,7 +226,12 @@ class Ledger:
     def give_span(self, entry: Entry) -> None:
         """A span for a request of an engine that traces itself, but not such an end."""
         inference = entry.inference
-        if self.traces_itself and inference is not None and inference.span is None:
+        if (
+            self.traces_itself
+            and inference is not None
+            and inference.span is None
+            and entry.parent is not None
+        ):
             self.recorder.start_span(inference, entry.parent)
 
     def __del__(self) -> None:
@@ -242,6 +244,8 @@ class Requests:
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
+        self.ends_are_seen = False
+        """Whether this version of vLLM tells when requests end; without that none is started."""
         self._ledgers: weakref.WeakKeyDictionary[Any, Ledger] = weakref.WeakKeyDictionary()
         self._by_collector: weakref.WeakKeyDictionary[Any, Entry] = weakref.WeakKeyDictionary()
 
@@ -275,6 +279,8 @@ class Requests:
             trace_headers: Where the request comes from, when no span is current here.
             generative: It generates tokens.
         """
+        if not self.ends_are_seen:
+            return None
         parent = get_current()
         if trace_headers and not trace.get_current_span(parent).get_span_context().is_valid:
             parent = propagate.extract(trace_headers, parent)

@@ -25,7 +25,12 @@ from tests.support.tiny_vllm import CONTEXT, ENGINE, prepare, save_bert, save_ll
 pytestmark = [
     pytest.mark.slow,
     # vLLM and what it brings warn of their own deprecations.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning",
+        "ignore::FutureWarning",
+        "ignore::UserWarning",
+        r"ignore:\s*Encountered the use of a type that is scheduled for deprecation",
+    ),
 ]
 
 prepare()
