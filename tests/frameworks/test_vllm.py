@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import logging
 import os
 import pickle
+import warnings
 import weakref
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -378,29 +380,30 @@ class TestOffline:
             assert [each["attributes"].get("error.type") for each in telemetry.spans()] == [None, "cancelled"]
 
 
-class TestTheEngine:
-    def test_preemptions_and_speculation(
-        self, in_process: None, llama_folder: str, telemetry: Telemetry
-    ) -> None:
-        from vllm import LLM
+class TestThePlugIn:
+    def test_vllm_takes_it(self) -> None:
+        from vllm.v1.metrics.loggers import load_stat_logger_plugin_factories
 
-        made = LLM(
-            llama_folder,
-            max_num_seqs=4,
-            num_gpu_blocks_override=8,
-            speculative_config={"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2},
-            **ENGINE,
-        )
-        made.generate(
-            [{"prompt_token_ids": [7 + number] * 40} for number in range(4)], sampling(60), use_tqdm=False
-        )
-        tokens = [each["attributes"][semconv.GEN_AI_USAGE_OUTPUT_TOKENS] for each in telemetry.spans()]
-        assert tokens == [60] * 4
-        points = {name: value for name, [(_, _, value)] in engine_points(telemetry).items()}
-        assert points["preemptions"] > 0
-        assert points["speculative.draft_tokens"] >= points["speculative.accepted_tokens"] > 0
-        del made
-        gc.collect()
+        from otel_aimon.instrumentation.vllm_stat_logger import StatLogger
+
+        assert StatLogger in load_stat_logger_plugin_factories()
+
+    def test_without_instrumentation_it_does_nothing(self, llm: Any) -> None:
+        from otel_aimon.instrumentation.vllm_stat_logger import StatLogger
+
+        logger = StatLogger(llm.llm_engine.vllm_config, [0])
+        logger.log_engine_initialized()
+        assert logger.record(object(), object(), None, 0) is None
+
+    def test_it_is_there_once(self, llm: Any, telemetry: Telemetry) -> None:
+        from vllm.v1.metrics.loggers import StatLoggerManager
+
+        from otel_aimon.instrumentation.vllm_stat_logger import StatLogger
+
+        config = llm.llm_engine.vllm_config
+        for given in ([], [StatLogger]):
+            manager = StatLoggerManager(config, [0], list(given))
+            assert sum(isinstance(each, StatLogger) for each in manager.stat_loggers) == 1
 
 
 @pytest.fixture(scope="module")
@@ -463,11 +466,38 @@ class TestPooling:
         assert engine_points(telemetry)["requests.running"] == [("bert", "0", 0), ("bert", "1", 0)]
 
 
+class TestTheEngine:
+    """The last engine in this process: vLLM makes none beside what its speculation imports."""
+
+    def test_preemptions_and_speculation(
+        self, in_process: None, llama_folder: str, telemetry: Telemetry
+    ) -> None:
+        from vllm import LLM
+
+        made = LLM(
+            llama_folder,
+            max_num_seqs=4,
+            num_gpu_blocks_override=8,
+            speculative_config={"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2},
+            **ENGINE,
+        )
+        made.generate(
+            [{"prompt_token_ids": [7 + number] * 40} for number in range(4)], sampling(60), use_tqdm=False
+        )
+        tokens = [each["attributes"][semconv.GEN_AI_USAGE_OUTPUT_TOKENS] for each in telemetry.spans()]
+        assert tokens == [60] * 4
+        points = {name: value for name, [(_, _, value)] in engine_points(telemetry).items()}
+        assert points["preemptions"] > 0
+        assert points["speculative.draft_tokens"] >= points["speculative.accepted_tokens"] > 0
+        del made
+        gc.collect()
+
+
 # --- AsyncLLM ----------------------------------------------------------------------------------
 
 
 class Served:
-    """An ``AsyncLLM``, whose core is a process of its own, and the loop it lives in."""
+    """An ``AsyncLLM``, whose engines are processes of their own, and the loop it lives in."""
 
     def __init__(self, folder: str, **changes: Any) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -494,12 +524,20 @@ class Served:
         self.engine.shutdown()
         self.run(self.loop.shutdown_asyncgens())
         self.loop.close()
+        ended = weakref.ref(self.engine)
+        self.engine = None
+        with warnings.catch_warnings():
+            # vLLM leaves sockets to the garbage collector.
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+        assert ended() is None, "otel-aimon keeps an engine alive"
 
 
 @pytest.fixture(scope="module")
 def served(llama_folder: str) -> Iterator[Served]:
+    """Two engines behind one front end."""
     with instrumented() as telemetry:
-        made = Served(llama_folder)
+        made = Served(llama_folder, data_parallel_size=2, distributed_executor_backend="uni")
         assert telemetry.spans() == []
     yield made
     made.close()
@@ -542,7 +580,12 @@ class TestAsync:
         tokens = [each["attributes"][semconv.GEN_AI_USAGE_OUTPUT_TOKENS] for each in telemetry.spans()]
         assert sorted(tokens) == sorted(counts)
         points = engine_points(telemetry)
-        assert points["requests.running"] == [("llama", "0", 0)]
+        assert {(model, number) for model, number, _ in points["requests.running"]} == {
+            ("llama", "0"),
+            ("llama", "1"),
+        }
+        prompts = [each["attributes"][semconv.GEN_AI_USAGE_INPUT_TOKENS] for each in telemetry.spans()]
+        assert sum(value for _, _, value in points["prefix_cache.queries"]) == sum(prompts)
 
     def test_several_sequences(self, served: Served, telemetry: Telemetry) -> None:
         from vllm import SamplingParams
@@ -628,7 +671,7 @@ class TestAsync:
 
         def idle() -> bool:
             served.run(asyncio.sleep(0.01))
-            return engine_points(telemetry)["requests.running"] == [("llama", "0", 0)]
+            return {value for _, _, value in engine_points(telemetry)["requests.running"]} == {0}
 
         wait_until(idle)
 
@@ -757,8 +800,13 @@ class TestItsOwnTracing:
 class TestTheDeathOfAnEngine:
     """The last tests of the engine that the ones above use."""
 
-    def test_requests_in_flight(self, served: Served, telemetry: Telemetry) -> None:
+    def test_requests_in_flight(
+        self, served: Served, telemetry: Telemetry, caplog: pytest.LogCaptureFixture
+    ) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
+
+        # A log record with the error, kept by pytest, would keep the engine.
+        caplog.set_level(logging.CRITICAL, "vllm.v1.engine.async_llm")
 
         async def die() -> None:
             streams = [served.stream(f"r{number}", 100) for number in range(3)]
