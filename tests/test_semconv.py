@@ -90,6 +90,12 @@ def emitted() -> Any:
                     each.fail_as(outcome)
         # Frameworks with a queue of their own, such as continuous batching in Transformers, watch it.
         recorder.watch_queue(recorder.series("fw", "chat", "m"), lambda: 1)
+        # Serving engines, such as vLLM, tell of themselves at each step.
+        engine = recorder.engines.open("fw", "m", 0, recorder)
+        engine.running = engine.waiting = 1
+        engine.kv_cache = 0.5
+        for count in ("prefix_queries", "prefix_hits", "preemptions", "draft_tokens", "accepted_tokens"):
+            engine.add(count, 1)
         wait_until(lambda: running.resources.snapshot is not None)
 
         def spends_energy() -> bool:

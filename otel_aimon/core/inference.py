@@ -55,6 +55,7 @@ class Inference:
         device: Where the model runs, such as ``cpu`` or ``cuda:0``.
         finish_reasons: Why generation stopped, one per sequence.
         queue_ns: Nanoseconds in the framework's own queue.
+        details: Further attributes of the span, which only some frameworks know.
         error_type: Class of the error, or ``cancelled``; None for success.
         stages: Stages recorded so far.
         deferred: The span is still to be ended, by the pipeline thread.
@@ -72,6 +73,7 @@ class Inference:
         "decode_ns",
         "decode_steps",
         "deferred",
+        "details",
         "device",
         "end_ns",
         "error_type",
@@ -126,6 +128,7 @@ class Inference:
         self.device: str | None = None
         self.finish_reasons: tuple[str, ...] | None = None
         self.queue_ns: int | None = None
+        self.details: dict[str, Any] | None = None
         self.error_type: str | None = None
         self.stages = 0
         self.deferred = False
@@ -253,6 +256,8 @@ class Inference:
             attributes[semconv.AIMON_TIME_TO_FIRST_TOKEN] = (self.first_ns - self.start_ns) / 1e9
         if self.queue_ns is not None:
             attributes[semconv.AIMON_QUEUE_DURATION] = self.queue_ns / 1e9
+        if self.details is not None:
+            attributes.update(self.details)
         return attributes
 
     @property

@@ -10,6 +10,7 @@ from opentelemetry import context as context_api
 from opentelemetry.trace import SpanKind, set_span_in_context
 
 from otel_aimon import semconv
+from otel_aimon.core.engines import Engines
 from otel_aimon.core.inference import Inference
 from otel_aimon.core.layers import MAX_STAGES, STAGES_INSIDE, Layer
 from otel_aimon.core.naming import Capped, bounded_text, clean_model_name
@@ -58,6 +59,8 @@ class Recorder:
         self.watches: dict[int, weakref.ref[Any]] = {}
         """Tell when the stream that carries a request is garbage: the request's identity → its watch."""
         self._waiting: list[tuple[Series, Callable[[], int | None]]] = []
+        self.engines = Engines()
+        """Serving engines in this process, with what they tell of themselves."""
 
     def series(
         self,
@@ -111,7 +114,15 @@ class Recorder:
             kind=kind,
         )
 
-    def start(self, series: Series, layer: Layer, current: Context | None = None) -> Inference | None:
+    def start(
+        self,
+        series: Series,
+        layer: Layer,
+        current: Context | None = None,
+        *,
+        since: tuple[int, int] | None = None,
+        span: bool = True,
+    ) -> Inference | None:
         """Start a request, or a stage of the request that runs in this context.
 
         The caller enters ``inference.context`` while the model works, and leaves it again before
@@ -121,6 +132,8 @@ class Recorder:
             series: From :meth:`series`.
             layer: The layer of the instrumented call.
             current: The context to start in, when it is not the current one.
+            since: When it started, on the monotonic and on the wall clock in nanoseconds, if not now.
+            span: Whether it gets a span; not where the framework itself makes one.
 
         Returns:
             None when the call is a part of the running request that is not recorded, or when
@@ -130,24 +143,44 @@ class Recorder:
             current = context_api.get_current()
         running = running_in(current)
         if running is not None:
-            return self._start_stage(series, layer, current, running)
+            return self._start_stage(series, layer, current, running, since, span=span)
         if current.get(_SUPPRESSED):
             return None
-        unix_ns = time_ns()
-        inference = Inference(self, series, layer, None, perf_counter_ns(), unix_ns)
+        start_ns, unix_ns = since or (perf_counter_ns(), time_ns())
+        inference = Inference(self, series, layer, None, start_ns, unix_ns)
+        if span:
+            self.start_span(inference, current)
+        else:
+            inference.context = context_api.set_value(INFERENCE_KEY, inference, current)
+        series.in_process = True
+        series.active[id(inference)] = inference.start_ns
+        return inference
+
+    def start_span(self, inference: Inference, current: Context) -> None:
+        """Give a running request its span, which begins when the request did.
+
+        Args:
+            inference: A request without a span.
+            current: Context of the span's parent.
+        """
+        series = inference.series
         span = self.tracer.start_span(
-            series.span_name, current, series.kind, series.start_attributes, None, unix_ns
+            series.span_name, current, series.kind, series.start_attributes, None, inference.start_unix_ns
         )
         inference.span = span
         inference.context = context_api.set_value(
             INFERENCE_KEY, inference, set_span_in_context(span, current)
         )
-        series.in_process = True
-        series.active[id(inference)] = inference.start_ns
-        return inference
 
     def _start_stage(
-        self, series: Series, layer: Layer, current: Context, running: Inference
+        self,
+        series: Series,
+        layer: Layer,
+        current: Context,
+        running: Inference,
+        since: tuple[int, int] | None,
+        *,
+        span: bool,
     ) -> Inference | None:
         if layer not in STAGES_INSIDE[running.layer] or current.get(_SUPPRESSED):
             return None
@@ -156,12 +189,12 @@ class Recorder:
         if not recorded and layer is not Layer.GENERATE:
             return None
         owner.stages += 1
-        unix_ns = time_ns()
-        stage = Inference(self, series, layer, owner, perf_counter_ns(), unix_ns)
+        start_ns, unix_ns = since or (perf_counter_ns(), time_ns())
+        stage = Inference(self, series, layer, owner, start_ns, unix_ns)
         # A generation past the cap has no span, but its tokens belong to the request all the same.
         stage.recorded = recorded and self.stage_spans
         context = current
-        if stage.recorded:
+        if stage.recorded and span:
             stage.span = self.tracer.start_span(
                 series.span_name, current, SpanKind.INTERNAL, series.start_attributes, None, unix_ns
             )
@@ -224,6 +257,7 @@ class Recorder:
         self.providers.after_fork_in_child()
         self._error_types.after_fork_in_child()
         self._waiting = []
+        self.engines.after_fork_in_child()
         for series in list(self.series_by_key.values()):
             series.active = {}
             series.active_stages = {}
@@ -247,7 +281,7 @@ def _ignore(_length: int) -> None:
     """Stands in until a pipeline is connected."""
 
 
-def _start_nothing(series: Series, layer: Layer, current: Context | None = None) -> None:
+def _start_nothing(series: Series, layer: Layer, current: Context | None = None, **_options: Any) -> None:
     """Stand in for :meth:`Recorder.start` in a process that is not instrumented any more."""
 
 

@@ -133,6 +133,31 @@ FRAMEWORKS: tuple[Framework, ...] = (
         records="each call of a pipeline, each iteration of `nlp.pipe`; silent inside training",
         layer="pipeline",
     ),
+    Framework(
+        name="vllm",
+        title="vLLM",
+        distribution="vllm",
+        oldest="0.32",
+        hooks=(
+            ("vllm.v1.metrics.loggers", "hook_stat_loggers"),
+            ("vllm.v1.engine.output_processor", "hook_outputs"),
+            ("vllm.v1.engine.core_client", "hook_core_client"),
+            ("vllm.v1.engine.async_llm", "hook_async_engine"),
+            ("vllm.v1.engine.llm_engine", "hook_engine"),
+            ("vllm.v1.engine.core", "hook_core"),
+            ("vllm.v1.executor.multiproc_executor", "hook_workers"),
+            ("vllm.entrypoints.pooling.offline", "hook_pooling"),
+            ("vllm.entrypoints.generate.beam_search.offline", "hook_beam_search"),
+            ("vllm.entrypoints.generate.beam_search.online", "hook_online_beam_search"),
+            ("vllm.entrypoints.llm", "hook_llm"),
+            ("vllm.entrypoints.openai.completion.serving", "hook_serving"),
+            ("vllm.entrypoints.openai.chat_completion.serving", "hook_serving"),
+            ("vllm.entrypoints.openai.responses.serving", "hook_serving"),
+            ("vllm.entrypoints.pooling.base.serving", "hook_pooling_serving"),
+        ),
+        records="every prompt of `LLM`, `AsyncLLM` and the OpenAI server; the engine's queue, batch and caches",
+        layer="generate, model",
+    ),
 )
 
 BY_NAME: dict[str, Framework] = {framework.name: framework for framework in FRAMEWORKS}

@@ -54,9 +54,9 @@ class EventLoopLag:
         start = recorder.start
 
         def start_and_watch(
-            series: Series, layer: Layer, current: TraceContext | None = None
+            series: Series, layer: Layer, current: TraceContext | None = None, **options: Any
         ) -> Inference | None:
-            inference = start(series, layer, current)
+            inference = start(series, layer, current, **options)
             if inference is not None and inference.owner is None:
                 self.watch_running_loop()
             return inference

@@ -131,7 +131,7 @@ def test_the_json_document(port: int) -> None:
         "service_name": None,
     }
     sections = {each["section"]: each for each in document["signals"]["metrics"]}
-    assert list(sections) == ["inference", "process", "container", "host", "gpu", "selfmon"]
+    assert list(sections) == ["inference", "engines", "process", "container", "host", "gpu", "selfmon"]
     assert "aimon.inference.duration" in sections["inference"]["emitted"]
     assert sections["process"]["absent"]["aimon.process.memory.unique"] == "the setting unique_memory is off"
     assert {each["check"] for each in document["problems"]} >= {

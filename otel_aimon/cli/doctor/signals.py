@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from otel_aimon.config import Settings
 
 _INFERENCE = ("aimon.inference.", "gen_ai.")
+_ENGINE = "aimon.engine."
+_ENGINES = "engines"
+_SERVING = frozenset({"vllm"})
+"""Frameworks that are serving engines."""
+
 _OPTIONAL = {
     semconv.INFERENCE_STAGE_DURATION.name: "stages",
     semconv.PROCESS_MEMORY_UNIQUE.name: "unique_memory",
@@ -49,7 +54,7 @@ class Metrics:
     """Metrics of one section.
 
     Attributes:
-        section: ``inference``, a section of the setting ``resources``, or ``selfmon``.
+        section: ``inference``, ``engines``, a section of the setting ``resources``, or ``selfmon``.
         emitted: Names.
         absent: Names that will not be emitted, with the reason.
     """
@@ -91,8 +96,10 @@ def _sections() -> Iterator[tuple[str, tuple[str, ...]]]:
     names = [metric.name for metric in semconv.METRICS]
     sampled = {section: tuple(metric.name for metric in _METRICS[section]) for section in RESOURCES}
     inference = tuple(name for name in names if name.startswith(_INFERENCE))
-    known = {*inference, *(name for each in sampled.values() for name in each)}
+    engines = tuple(name for name in names if name.startswith(_ENGINE))
+    known = {*inference, *engines, *(name for each in sampled.values() for name in each)}
     yield "inference", inference
+    yield _ENGINES, engines
     yield from sampled.items()
     yield "selfmon", tuple(name for name in names if name not in known)
 
@@ -113,6 +120,10 @@ def _why_absent(section: str, name: str, settings: Settings, seen: Seen) -> str 
         return f"the setting {option} is off"
     if name == semconv.INFERENCE_ENERGY.name:
         return _why_no_energy(settings, seen)
+    if section == _ENGINES and not any(
+        each.instrumented for each in seen.frameworks if each.name in _SERVING
+    ):
+        return "no serving engine is instrumented"
     if section not in RESOURCES:
         return None
     if section not in settings.resources:
