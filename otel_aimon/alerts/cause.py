@@ -32,11 +32,15 @@ class CauseFinder:
 
     Attributes:
         stalled: Requests are in flight, and none moves.
+        kv_cache: Share of the fullest key-value cache that is in use; None where no engine tells.
+        preemptions: Preemptions in a second; None where no engine tells.
     """
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self.stalled = False
+        self.kv_cache: float | None = None
+        self.preemptions: float | None = None
 
     def find(
         self, transition: Transition, snapshot: Snapshot | None, watch: ResourceWatch
@@ -57,10 +61,14 @@ class CauseFinder:
         return bottleneck.name, bottleneck.confidence
 
     def _signals(self, snapshot: Snapshot | None, watch: ResourceWatch) -> Signals:
-        waiting = [size for _, size in self._recorder.queue_sizes()]
-        queued = sum(waiting) if waiting else None
+        engines: dict[str, Any] = {
+            "stalled": self.stalled,
+            "queued": waiting_requests(self._recorder),
+            "kv_cache": self.kv_cache,
+            "preemptions": self.preemptions,
+        }
         if snapshot is None:
-            return Signals(stalled=self.stalled, queued=queued)
+            return Signals(**engines)
         process, container = snapshot.process, snapshot.container
         busiest = max(
             (each for each in snapshot.devices if each.visible and each.device.kind == "gpu"),
@@ -68,8 +76,7 @@ class CauseFinder:
             default=None,
         )
         return Signals(
-            stalled=self.stalled,
-            queued=queued,
+            **engines,
             cpu=snapshot.cpu_share,
             memory=snapshot.memory_share,
             cpu_throttled=container.throttled_share if container is not None else None,
@@ -77,6 +84,13 @@ class CauseFinder:
             loop_lag=process.loop_lag if process is not None else None,
             **_of_device(busiest, watch),
         )
+
+
+def waiting_requests(recorder: Recorder) -> int | None:
+    """Requests that wait in frameworks' queues and in engines; None where nobody tells."""
+    waiting = [size for _, size in recorder.queue_sizes()]
+    waiting += [engine.waiting for engine in recorder.engines.present() if engine.waiting is not None]
+    return sum(waiting) if waiting else None
 
 
 def _of_device(reading: DeviceReading | None, watch: ResourceWatch) -> dict[str, Any]:

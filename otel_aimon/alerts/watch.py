@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,12 @@ from otel_aimon import semconv
 from otel_aimon.alerts import problems, rulefile
 from otel_aimon.alerts.alerting import Alerting
 from otel_aimon.alerts.callbacks import Callbacks
-from otel_aimon.alerts.cause import CauseFinder
+from otel_aimon.alerts.cause import CauseFinder, waiting_requests
 from otel_aimon.alerts.events import emit_to
 from otel_aimon.alerts.readings import readings_of
 from otel_aimon.analysis import learned
 from otel_aimon.analysis.degradation import Degradation
+from otel_aimon.analysis.engine_watch import EngineWatch
 from otel_aimon.analysis.error_ratio import WINDOW_SECONDS
 from otel_aimon.analysis.evidence import Evidence, Identity
 from otel_aimon.analysis.queue_wait import queue_wait
@@ -137,6 +138,7 @@ class AlertWatch:
         ticks = max(1, round(LOSS_SECONDS / self._settings.alert_tick))
         self._drops: deque[int] = deque([self._dropped()], maxlen=ticks + 1)
         self._resources = ResourceWatch()
+        self._engines = EngineWatch()
         self._from_sampler: list[Evidence] = []
         self._snapshot: Snapshot | None = None
         self._next_look = self._next_tick = self._clock()
@@ -183,8 +185,7 @@ class AlertWatch:
 
     def sampled(self, snapshot: Snapshot, now: float) -> None:
         """Take a snapshot of the resources; called on the sampler's thread."""
-        waiting = [size for _, size in self._recorder.queue_sizes()]
-        found = self._resources.evidence(snapshot, now, waiting=sum(waiting) if waiting else None)
+        found = self._resources.evidence(snapshot, now, waiting=waiting_requests(self._recorder))
         with self._lock:
             self._from_sampler = found
             self._snapshot = snapshot
@@ -204,7 +205,8 @@ class AlertWatch:
                 # The process slept.
                 self._next_tick = now + self._settings.alert_tick
             for source in (
-                self._degraded(now), self._burning(now), self._queued(), self._lost(), self._users()
+                self._degraded(now), self._burning(now), self._pressed(now), self._queued(), self._lost(),
+                self._users(),
             ):  # fmt: skip
                 evidences += _without_errors(source)
         with self._lock:
@@ -273,14 +275,25 @@ class AlertWatch:
     def _burning(self, now: float) -> Iterator[Evidence]:
         yield from self._slo.evidences(now)
 
+    def _pressed(self, now: float) -> Iterator[Evidence]:
+        yield from self._engines.evidence(self._recorder.engines.present(), now)
+        self._cause.kv_cache, self._cause.preemptions = self._engines.kv_cache, self._engines.preemptions
+
     def _queued(self) -> Iterator[Evidence]:
-        sizes = self._recorder.queue_sizes()
-        throughput = (
-            {series: summary.throughput for series, summary in self._windows.summaries()} if sizes else {}
-        )
-        for series, waiting in sizes:
-            rate = throughput.get(series, 0.0)
-            evidence = queue_wait(_identity(series), series.model, waiting, rate, self._slo.objectives)
+        """Who waits, by series or, in an engine's queue, by model; and how fast those ahead of them end."""
+        throughput: defaultdict[Identity, float] = defaultdict(float)
+        for series, summary in self._windows.summaries():
+            throughput[_identity(series)] += summary.throughput
+            throughput[_model_alone(series.model)] += summary.throughput
+        waiting: Counter[tuple[Identity, str]] = Counter()
+        for series, size in self._recorder.queue_sizes():
+            waiting[_identity(series), series.model] += size
+        for engine in self._recorder.engines.present():
+            if engine.waiting is not None:
+                model = engine.attributes[semconv.AIMON_MODEL_NAME]
+                waiting[_model_alone(model), model] += engine.waiting
+        for (who, model), size in waiting.items():
+            evidence = queue_wait(who, model, size, throughput[who], self._slo.objectives)
             if evidence is not None:
                 yield evidence
 
@@ -357,6 +370,10 @@ def _every(rule: Rule, settings: Settings) -> float:
     if rule.category != "custom" and rule.domain in _SAMPLED:
         return max(min(rule.every, settings.alert_tick), settings.sample_interval)
     return settings.alert_tick
+
+
+def _model_alone(model: str) -> Identity:
+    return ((semconv.AIMON_MODEL_NAME, model),)
 
 
 def _identity(series: Series) -> Identity:

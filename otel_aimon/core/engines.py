@@ -127,6 +127,10 @@ class Engines:
             self._rows.append((weakref.ref(owner), made))
             return made
 
+    def present(self) -> list[Engine]:
+        """Those that are there."""
+        return [engine for alive, engine in list(self._rows) if alive() is not None]
+
     def register(self, meter: Meter) -> None:
         """Make the instruments."""
         for metric, slot in _GAUGES:

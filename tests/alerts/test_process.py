@@ -374,6 +374,26 @@ def test_dropped_telemetry_is_told(process: Process) -> None:
     assert process.told() == [("telemetry.dropped", "firing")]
 
 
+def test_an_engine_whose_cache_is_full_is_told_and_is_the_cause_of_what_is_slow(process: Process) -> None:
+    owner = type("Owner", (), {})()
+    engine = process.recorder.engines.open("vllm", "m", 0, owner)
+    engine.kv_cache, engine.waiting = 0.97, 0
+    wait(process, 120)
+    (event,) = process.events()
+    assert (event["aimon.alert.rule.name"], event["aimon.model.name"]) == ("kv.pressure", "m")
+    assert (event["aimon.engine.id"], event["aimon.alert.value"]) == ("0", 0.97)
+    assert event["aimon.alert.cause"] == "kv_capacity"
+
+
+def test_requests_that_wait_in_an_engine_are_told_by_its_model(process: Process) -> None:
+    owner = type("Owner", (), {})()
+    process.recorder.engines.open("vllm", "m", 0, owner).waiting = 500
+    process.serve(120)
+    (event,) = process.events()
+    assert (event["aimon.alert.rule.name"], event["aimon.model.name"]) == ("queue.wait", "m")
+    assert event["aimon.alert.value"] == pytest.approx(250.0, rel=0.2)
+
+
 def test_a_long_queue_is_told() -> None:
     process = Process(slos="ttft=99%<500ms")
     series = process.recorder.series("fw", "chat", "m")
