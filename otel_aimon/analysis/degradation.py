@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp, inf, sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from otel_aimon.analysis.latency_spike import LatencySpike
 from otel_aimon.analysis.latency_watch import LatencyWatch
 from otel_aimon.analysis.level_shift import LevelShift
 from otel_aimon.analysis.recovery import Recovery
+from otel_aimon.analysis.shared import Shared
 from otel_aimon.analysis.slow_drift import SlowDrift
 from otel_aimon.analysis.tick import TICK_SECONDS
 from otel_aimon.analysis.traffic_level import TrafficLevel
@@ -39,6 +41,9 @@ MAX_SERIES = 128
 
 IDLE_SECONDS = DAY_SECONDS
 """... for so long at the least."""
+
+_OTHERS_FAIL = 3.0
+"""Score of the errors of all models but the worst, from which it is not that one alone that fails."""
 
 _CLIP = 3.0
 _EVERYBODY: Identity = ()
@@ -79,7 +84,8 @@ class _Together:
     """All models as one: their residuals, weighted by how well each is known."""
 
     __slots__ = (
-        "_recovery", "drift", "errors", "noise", "quiet", "residual", "shift", "traffic", "white",
+        "_recovery", "drift", "errors", "errors_of_others", "noise", "quiet", "residual", "shared", "shift", "traffic",
+        "white",
     )  # fmt: skip
 
     def __init__(self, tick_seconds: float) -> None:
@@ -87,7 +93,9 @@ class _Together:
         self.shift = LevelShift()
         self.drift = SlowDrift()
         self._recovery = Recovery()
+        self.shared = Shared()
         self.errors = ErrorShift()
+        self.errors_of_others = ErrorShift()
         self.traffic = TrafficLevel(DailyProfile(tick_seconds))
         self.quiet = QUIET_TICKS
         self.residual: float | None = None
@@ -97,6 +105,7 @@ class _Together:
         known = [(each, each.residual) for each in watches if each.residual is not None]
         weights = [1.0 / (watch.white + watch.noise.variance) for watch, _ in known]
         total = sum(weights)
+        self.shared.add([(w, residual) for w, (_, residual) in zip(weights, known, strict=True)])
         if not known:
             self.residual = None
             return
@@ -108,6 +117,26 @@ class _Together:
             self.shift.add(self.residual, self.white, self.noise.rho, self.noise.variance)
             self.drift.add(self.residual, self.white, self.noise)
             self._recovery.add(self.residual, self.white, self.noise, self.shift, self.drift)
+            self.quiet = _quiet(self.quiet, self.shift, self.drift)
+
+    @property
+    def common(self) -> float:
+        """The part of the residuals that all models share while something is wrong with all."""
+        wrong = self.quiet < QUIET_TICKS and (self.shared.shift or self.shared.drift)
+        return self.residual if wrong and self.residual is not None else 0.0
+
+    def add_errors(self, present: list[tuple[_Series, Tick]], known: bool) -> None:
+        count, errors = sum(tick.count for _, tick in present), sum(tick.errors for _, tick in present)
+        _add_errors(self.errors, count, errors, known)
+        if len(present) > 1:
+            _, worst = max(present, key=lambda pair: pair[0].errors.score)
+            self.errors_of_others.usual = self.errors.usual
+            self.errors_of_others.add(count - worst.count, errors - worst.errors, learn=False, cautious=known)
+
+    @property
+    def error_score(self) -> float:
+        """Of all models; 0 when it is one that fails."""
+        return self.errors.score if self.errors_of_others.score >= _OTHERS_FAIL else 0.0
 
     def learn(self) -> None:
         if self.residual is not None:
@@ -177,11 +206,9 @@ class Degradation:
             series.latency.see(time, tick)
         together.see([series.latency for series, _ in present])
         together.judge()
-        together.quiet = _quiet(together.quiet, together.shift, together.drift)
-        common = (together.residual or 0.0) if together.quiet < QUIET_TICKS else 0.0
-        count, errors = sum(tick.count for _, tick in present), sum(tick.errors for _, tick in present)
-        _add_errors(together.errors, count, errors, known)
-        all_fail = together.errors.score >= SUSPICIOUS["error"]
+        common = together.common
+        together.add_errors(present, known)
+        all_fail = together.error_score >= SUSPICIOUS["error"]
         for series, tick in present:
             series.latency.judge(common)
             series.quiet = _quiet(series.quiet, series.latency.shift, series.latency.drift)
@@ -192,7 +219,7 @@ class Degradation:
                 # That one of them fails too is no news, and would be no news when the others have stopped.
                 series.errors.score = 0.0
         calm = not known or max(together.traffic.drop, together.traffic.surge) < SUSPICIOUS["traffic"]
-        together.traffic.add(time, count, learn=calm)
+        together.traffic.add(time, sum(tick.count for _, tick in present), learn=calm)
         for series, tick in present:
             series.latency.follow_load(time, tick.count, learn=calm)
 
@@ -222,14 +249,16 @@ class Degradation:
 
     def _evidence(self, present: list[tuple[_Series, Tick]]) -> Iterator[Evidence]:
         together = self._together
-        yield from _latency_evidence(
+        for evidence in _latency_evidence(
             _EVERYBODY, together.shift, together.drift, together.residual, _usual_of_all(present)
-        )
+        ):
+            shared = together.shared.shift if evidence.rule == "latency.shift" else together.shared.drift
+            yield evidence if shared else replace(evidence, score=0.0)
         count, errors = sum(tick.count for _, tick in present), sum(tick.errors for _, tick in present)
         yield Evidence(
             "error.shift",
             _EVERYBODY,
-            together.errors.score,
+            together.error_score,
             value=errors / count if count else None,
             baseline=together.errors.usual,
             samples=count,
@@ -334,7 +363,7 @@ def _latency_evidence(
     if residual is None or usual is None:
         return
     for rule, score, size in (
-        ("latency.shift", shift.score, shift.shift),
+        ("latency.shift", shift.score, shift.level),
         ("latency.drift", drift.score, drift.drift),
     ):
         yield Evidence(rule, identity, score, value=usual * exp(size), baseline=usual)

@@ -42,17 +42,18 @@ class LevelShift:
         score: Twice-halved log-likelihood ratio of the best onset, in nats, plus the logarithm of its age;
             0 without any.
         shift: The shift that this onset explains best.
+        level: The mean residual since this onset: what was seen, with the noise that lasts in it.
         age: Ticks since this onset.
     """
 
-    __slots__ = ("_estimate", "_onsets", "_ticks", "_variance", "age", "score", "shift")
+    __slots__ = ("_estimate", "_onsets", "_ticks", "_variance", "age", "level", "score", "shift")
 
     def __init__(self) -> None:
         self._estimate = 0.0
         self._variance = 0.01
         self._ticks = 0
         self._onsets: list[_Onset] = []
-        self.score = self.shift = 0.0
+        self.score = self.shift = self.level = 0.0
         self.age = 0
 
     def add(self, residual: float, white: float, rho: float, variance: float) -> float:
@@ -85,7 +86,7 @@ class LevelShift:
     def forget(self) -> None:
         """Forget the onsets: what they began is over."""
         self._onsets.clear()
-        self.score = self.shift = 0.0
+        self.score = self.shift = self.level = 0.0
         self.age = 0
 
     def _thin_out(self) -> None:
@@ -99,7 +100,7 @@ class LevelShift:
     def _judge(
         self, residual: float, innovation: float, precision: float, weight: float, rho: float, gain: float
     ) -> None:
-        best, shift, age, now = 0.0, 0.0, 0, self._ticks
+        best, shift, level, age, now = 0.0, 0.0, 0.0, 0, self._ticks
         for onset in self._onsets:
             # What a unit shift would add to this innovation: less and less, as the filter follows it.
             signature = 1.0 - rho * onset.absorbed
@@ -112,5 +113,6 @@ class LevelShift:
                 continue
             score = evidence * evidence / (2.0 * information) + _AGE_BONUS[now - onset.begun]
             if score > best:
-                best, shift, age = score, evidence / information, now - onset.begun
-        self.score, self.shift, self.age = best, shift, age
+                best, shift, level = score, evidence / information, onset.level / onset.weight
+                age = now - onset.begun
+        self.score, self.shift, self.level, self.age = best, shift, level, age
