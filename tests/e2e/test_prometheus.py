@@ -39,6 +39,13 @@ recorder.watch_queue(queued, lambda: 2)
 request = recorder.start(queued, Layer.REQUEST)
 request.queue_ns = 1
 request.end()
+# As a serving engine that tells everything of itself does it.
+class Owner: pass
+owner = Owner()
+engine = recorder.engines.open("vllm", "m", 0, owner)
+engine.running, engine.waiting, engine.kv_cache = 3, 1, 0.5
+for count in ("prefix_queries", "prefix_hits", "preemptions", "draft_tokens", "accepted_tokens"):
+    engine.add(count, 1)
 runtime.current().alerts.judge([
     Evidence("stall", (("aimon.model.name", "m"),), 2.0), Evidence("gpu.error", (("hw.id", "MIG-1"),), 1.0)
 ])
