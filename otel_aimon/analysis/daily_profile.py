@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from math import floor, inf
 
 SLOTS = 48
@@ -29,8 +30,9 @@ class DailyProfile:
 
     def __init__(self, tick_seconds: float = 10.0) -> None:
         self._least = tick_seconds * SLOTS / (DAY_SECONDS * MEMORY_DAYS)
-        self._levels = [0.0] * SLOTS
-        self._weights = [0.0] * SLOTS
+        # Of floats in a list, each would take three times the memory.
+        self._levels = array("d", bytes(8 * SLOTS))
+        self._weights = array("d", bytes(8 * SLOTS))
 
     @staticmethod
     def _place(time: float) -> tuple[int, int, float]:
@@ -71,6 +73,11 @@ class DailyProfile:
             rate = max(self._least, 1.0 / (self._weights[slot] + 1.0))
             self._levels[slot] += weight * rate * residual
 
+    def move(self, by: float) -> None:
+        """Take the whole day for so much higher, or lower."""
+        for slot in range(SLOTS):
+            self._levels[slot] += by
+
     def state(self) -> dict[str, list[float]]:
         """What was learned, for a file."""
         return {"levels": list(self._levels), "weights": list(self._weights)}
@@ -88,4 +95,4 @@ class DailyProfile:
             weight >= 0.0 for weight in weights
         ):
             raise ValueError("a profile has levels of logarithms, and no negative weights")
-        self._levels, self._weights = levels, weights
+        self._levels, self._weights = array("d", levels), array("d", weights)

@@ -12,6 +12,7 @@ from otel_aimon.analysis.error_ratio import WINDOW_SECONDS, ErrorRatio
 from otel_aimon.analysis.error_shift import ErrorShift
 from otel_aimon.analysis.evidence import Evidence, Identity
 from otel_aimon.analysis.imbalance import RecentMean, imbalances
+from otel_aimon.analysis.lasting import Lasting
 from otel_aimon.analysis.latency_spike import LatencySpike
 from otel_aimon.analysis.latency_watch import LatencyWatch
 from otel_aimon.analysis.level_shift import LevelShift
@@ -52,7 +53,19 @@ _EVERYBODY: Identity = ()
 class _Series:
     """What is known of one model."""
 
-    __slots__ = ("errors", "identity", "latency", "quiet", "ratio", "recent", "seen", "spike", "workload")
+    __slots__ = (
+        "errors",
+        "errors_last",
+        "identity",
+        "lasting",
+        "latency",
+        "quiet",
+        "ratio",
+        "recent",
+        "seen",
+        "spike",
+        "workload",
+    )
 
     def __init__(self, identity: Identity, tick_seconds: float, time: float) -> None:
         self.identity = identity
@@ -64,6 +77,7 @@ class _Series:
         self.ratio = ErrorRatio(tick_seconds)
         self.workload = WorkloadShift(tick_seconds)
         self.quiet = QUIET_TICKS
+        self.lasting, self.errors_last = Lasting(), Lasting()
 
     def add_errors(self, tick: Tick, known: bool) -> None:
         _add_errors(self.errors, tick.count, tick.errors, known)
@@ -84,8 +98,8 @@ class _Together:
     """All models as one: their residuals, weighted by how well each is known."""
 
     __slots__ = (
-        "_recovery", "drift", "errors", "errors_of_others", "noise", "quiet", "residual", "shared", "shift", "traffic",
-        "white",
+        "_recovery", "drift", "errors", "errors_last", "errors_of_others", "lasting", "noise", "quiet", "residual",
+        "shared", "shift", "traffic", "traffic_lasts", "white",
     )  # fmt: skip
 
     def __init__(self, tick_seconds: float) -> None:
@@ -98,6 +112,7 @@ class _Together:
         self.errors_of_others = ErrorShift()
         self.traffic = TrafficLevel(DailyProfile(tick_seconds))
         self.quiet = QUIET_TICKS
+        self.lasting, self.errors_last, self.traffic_lasts = Lasting(), Lasting(), Lasting()
         self.residual: float | None = None
         self.white = 0.0
 
@@ -178,6 +193,8 @@ class Degradation:
         found = ((self._of(who, time), tick) for who, tick in ticks.items())
         present = [(series, tick) for series, tick in found if series is not None]
         self._judge(time, present, known)
+        if known:
+            self._accept(time, present)
         self._learn(time, present, known)
         evidence = list(self._ratios(ticks))
         if known:
@@ -231,6 +248,29 @@ class Degradation:
             if series.quiet >= QUIET_TICKS or not known:
                 series.latency.learn(time, slope=known)
         together.learn()
+
+    def _accept(self, time: float, present: list[tuple[_Series, Tick]]) -> None:
+        """Take for usual what has been wrong for half a day."""
+        together = self._together
+        if together.lasting.is_usual_now(time, wrong=together.quiet < QUIET_TICKS):
+            for series, _ in present:
+                series.latency.accept(max(together.shift.level, together.drift.drift))
+            together.shift.forget()
+            together.drift.forget()
+        for series, _ in present:
+            if series.lasting.is_usual_now(time, wrong=series.quiet < QUIET_TICKS):
+                series.latency.accept()
+            if series.errors_last.is_usual_now(time, wrong=series.errors.score >= SUSPICIOUS["error"]):
+                series.errors.accept()
+        if together.errors_last.is_usual_now(time, wrong=together.errors.score >= SUSPICIOUS["error"]):
+            together.errors.accept()
+            for series, _ in present:
+                series.errors.accept()
+        traffic = together.traffic
+        if together.traffic_lasts.is_usual_now(
+            time, wrong=max(traffic.drop, traffic.surge) >= SUSPICIOUS["traffic"]
+        ):
+            traffic.accept()
 
     def _ratios(self, ticks: Mapping[Identity, Tick]) -> Iterator[Evidence]:
         for identity, series in self._series.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 
 WINDOW_SECONDS = 300.0
 
@@ -18,11 +18,12 @@ class ErrorRatio:
         errors: Those of them that failed.
     """
 
-    __slots__ = ("_ticks", "count", "errors")
+    __slots__ = ("_counts", "_errors", "_next", "count", "errors")
 
     def __init__(self, tick_seconds: float) -> None:
         ticks = max(1, round(WINDOW_SECONDS / tick_seconds))
-        self._ticks: deque[tuple[int, int]] = deque([(0, 0)] * ticks, maxlen=ticks)
+        self._counts, self._errors = array("q", bytes(8 * ticks)), array("q", bytes(8 * ticks))
+        self._next = 0
         self.count = self.errors = 0
 
     def add(self, count: int, errors: int) -> None:
@@ -32,10 +33,11 @@ class ErrorRatio:
             count: Requests that ended in it.
             errors: Those that failed.
         """
-        old_count, old_errors = self._ticks[0]
-        self._ticks.append((count, errors))
-        self.count += count - old_count
-        self.errors += errors - old_errors
+        place = self._next
+        self.count += count - self._counts[place]
+        self.errors += errors - self._errors[place]
+        self._counts[place], self._errors[place] = count, errors
+        self._next = (place + 1) % len(self._counts)
 
     @property
     def ratio(self) -> float | None:

@@ -17,6 +17,7 @@ CAP = 16.0
 _LEAST_RATIO = 5e-4
 _MOST_RATIO = 0.99
 _SLOWEST = 1e-4
+_RECENT_REQUESTS = 2000
 
 
 class ErrorShift:
@@ -27,12 +28,12 @@ class ErrorShift:
         usual: The usual error ratio.
     """
 
-    __slots__ = ("_seen", "score", "usual")
+    __slots__ = ("_recent", "_seen", "score", "usual")
 
     def __init__(self) -> None:
         self._seen = 1.0
         self.score = 0.0
-        self.usual = 0.002
+        self.usual = self._recent = 0.002
 
     def add(self, count: int, errors: int, *, learn: bool, cautious: bool) -> float:
         """Take the requests of a tick.
@@ -51,9 +52,15 @@ class ErrorShift:
         changed = min(max(3.0 * usual, usual + 0.005), (1.0 + usual) / 2.0)
         ratio = errors * log(changed / usual) + (count - errors) * log((1.0 - changed) / (1.0 - usual))
         self.score = min(CAP, max(0.0, self.score + ratio / OVER_DISPERSION))
+        self._recent += (errors - count * self._recent) / (count + _RECENT_REQUESTS)
         if learn and count:
             self._learn(count, errors, 5.0 * usual + 3.0 / count if cautious else 1.0)
         return self.score
+
+    def accept(self) -> None:
+        """Take the ratio of the last requests for usual."""
+        self.usual = self._recent
+        self.score = 0.0
 
     def _learn(self, count: int, errors: int, most: float) -> None:
         self._seen += count

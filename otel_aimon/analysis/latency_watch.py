@@ -151,6 +151,16 @@ class LatencyWatch:
         if slope:
             self._slope.learn(self._raw)
 
+    def accept(self, by: float | None = None) -> None:
+        """Take what has been wrong for long for usual.
+
+        Args:
+            by: The part that all models share; what the tests see in this series, if None.
+        """
+        self._latency.move(max(self.shift.level, self.drift.drift) if by is None else by)
+        self.shift.forget()
+        self.drift.forget()
+
     def follow_load(self, time: float, count: int, *, learn: bool) -> None:
         """Take the traffic of the tick.
 

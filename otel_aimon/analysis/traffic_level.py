@@ -18,6 +18,7 @@ OVER_DISPERSION = 0.02
 """Squared coefficient of variation of traffic beyond Poisson's: weekends and minutes differ by some 14 %."""
 
 CAP = 60.0
+_RECENT_TICKS = 180
 _CLIP = 1.0
 
 
@@ -33,10 +34,11 @@ class TrafficLevel:
         usual: Requests that are usual in a tick now; None before anything is known.
     """
 
-    __slots__ = ("_profile", "drop", "surge", "usual")
+    __slots__ = ("_profile", "_recent", "drop", "surge", "usual")
 
     def __init__(self, profile: DailyProfile) -> None:
         self._profile = profile
+        self._recent = 0.0
         self.drop = self.surge = 0.0
         self.usual: float | None = None
 
@@ -58,8 +60,14 @@ class TrafficLevel:
             self.usual = max(0.0, min(typical, 2.0 * typical - 1.0))
             self.drop = _cusum(self.drop, count, self.usual, DROPPED, dispersion)
             self.surge = _cusum(self.surge, count, typical + 0.5, SURGED, dispersion)
+            self._recent += (seen - level - self._recent) / _RECENT_TICKS
         if learn:
             self._profile.learn(time, seen, _CLIP)
+
+    def accept(self) -> None:
+        """Take the traffic of the last half hour for usual."""
+        self._profile.move(self._recent)
+        self._recent = self.drop = self.surge = 0.0
 
     def state(self) -> dict[str, list[float]]:
         """What was learned, for a file."""

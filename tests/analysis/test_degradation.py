@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from otel_aimon.alerts.rules import RULES
 from otel_aimon.analysis.daily_profile import DAY_SECONDS
 from otel_aimon.analysis.degradation import IDLE_SECONDS, MAX_SERIES, Degradation
 from otel_aimon.analysis.evidence import Evidence, Identity
+from otel_aimon.analysis.lasting import ACCEPTED_SECONDS
 from otel_aimon.analysis.tick import TICK_SECONDS, Tick
 from tests.analysis.test_autoregression import ar1
 
@@ -379,3 +381,54 @@ def test_whatever_happens_the_scores_are_numbers(
     other.restore(json.loads(json.dumps(degradation.state(now))), now)
     for part in ("together", "series"):
         assert other.state(now)[part] == degradation.state(now)[part]
+
+
+HALF_A_DAY = int(ACCEPTED_SECONDS / TICK_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule", "who"),
+    [
+        (only(B, slower=1.6), "latency.shift", B),
+        (everybody(slower=1.6), "latency.shift", EVERYBODY),
+        (everybody(errors=0.03), "error.shift", EVERYBODY),
+        (everybody(traffic=0.2), "traffic.drop", EVERYBODY),
+        (everybody(traffic=5.0), "traffic.surge", EVERYBODY),
+    ],
+)
+def test_what_lasts_for_half_a_day_is_usual_then_and_not_before(
+    learned: dict[str, Any], fault: Fault, rule: str, who: Identity
+) -> None:
+    service, degradation = Service(2), knowing(learned)
+    evidences = list(service.run(degradation, DAY, HALF_A_DAY + 720, fault))
+    scores = [one.score for each in evidences for one in each if (one.rule, one.identity) == (rule, who)]
+    # It is told all the time, but for moments ...
+    told = [score >= ON[rule] / 4 for score in scores[60 : HALF_A_DAY - 60]]
+    assert sum(told) > 0.8 * len(told)
+    # ... and then it is what is usual.
+    assert alarms(iter(evidences[HALF_A_DAY + 200 :])) == {}
+    state = degradation.state((DAY + HALF_A_DAY) * TICK_SECONDS)
+    again = knowing(json.loads(json.dumps(state)))
+    assert alarms(Service(3).run(again, DAY + HALF_A_DAY + 720, 200, fault)) == {}
+
+
+def size_of(thing: Any, seen: set[int]) -> int:
+    """Bytes of an object with everything that it holds."""
+    if thing is None or id(thing) in seen:
+        return 0
+    seen.add(id(thing))
+    inside: list[Any] = []
+    if isinstance(thing, (list, tuple, set)):
+        inside = list(thing)
+    elif isinstance(thing, dict):
+        inside = [*thing, *thing.values()]
+    for each in type(thing).__mro__:
+        inside += [getattr(thing, slot) for slot in getattr(each, "__slots__", ()) if hasattr(thing, slot)]
+    return sys.getsizeof(thing) + sum(size_of(each, seen) for each in inside)
+
+
+def test_a_series_takes_at_most_16_kib(learned: dict[str, Any]) -> None:
+    degradation = knowing(learned)
+    for _ in Service(1).run(degradation, DAY, 1000, only(B, slower=1.5)):
+        pass
+    assert all(size_of(series, set()) <= 16 * 1024 for series in degradation._series.values())
