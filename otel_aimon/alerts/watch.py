@@ -73,8 +73,8 @@ class _Model:
         self.failed_trace, self.failed_at = "", 0.0
         self.start_tick()
 
-    def start_tick(self) -> None:
-        self.builder = TickBuilder()
+    def start_tick(self, overhead: float = 0.0) -> None:
+        self.builder = TickBuilder(overhead)
         self.slowest = 0.0
         self.slow_trace = ""
 
@@ -181,6 +181,7 @@ class AlertWatch:
         model = self._models.get(key)
         if model is None:
             model = self._models[key] = _Model(_identity(series))
+            model.start_tick(self._degradation.overhead(model.identity))
         return model
 
     def sampled(self, snapshot: Snapshot, now: float) -> None:
@@ -259,7 +260,7 @@ class AlertWatch:
                 for model in models
             }
             for model in models:
-                model.start_tick()
+                model.start_tick(self._degradation.overhead(model.identity))
         ticks = {identity: tick for identity, tick in ticks.items() if tick.count}
         for evidence in self._degradation.tick(self._wall(), ticks):
             yield _with_example(evidence, examples)

@@ -20,6 +20,7 @@ from otel_aimon.analysis.recovery import Recovery
 from otel_aimon.analysis.shared import Shared
 from otel_aimon.analysis.slow_drift import SlowDrift
 from otel_aimon.analysis.tick import TICK_SECONDS
+from otel_aimon.analysis.token_overhead import TokenOverhead
 from otel_aimon.analysis.traffic_level import TrafficLevel
 from otel_aimon.analysis.workload_shift import WorkloadShift
 
@@ -59,6 +60,7 @@ class _Series:
         "identity",
         "lasting",
         "latency",
+        "overhead",
         "quiet",
         "ratio",
         "recent",
@@ -76,6 +78,7 @@ class _Series:
         self.errors = ErrorShift()
         self.ratio = ErrorRatio(tick_seconds)
         self.workload = WorkloadShift(tick_seconds)
+        self.overhead = TokenOverhead(tick_seconds)
         self.quiet = QUIET_TICKS
         self.lasting, self.errors_last = Lasting(), Lasting()
 
@@ -88,6 +91,10 @@ class _Series:
         if watch.residual is not None:
             self.recent.add(watch.residual, watch.white, watch.noise)
             self.spike.add(watch.residual, watch.white, watch.noise)
+
+    def learn_overhead(self, tick: Tick) -> None:
+        if tick.moments is not None:
+            self.latency.renormalise(self.overhead.learn(tick.moments))
 
     def follow_size(self, time: float, tick: Tick, known: bool) -> None:
         if tick.tokens is not None:
@@ -201,6 +208,15 @@ class Degradation:
             evidence += self._evidence(present)
         return evidence
 
+    def overhead(self, identity: Identity) -> float:
+        """What a request of a model costs beside its tokens, in tokens, as far as it is known.
+
+        Args:
+            identity: As in :meth:`tick`, whose latencies per token are to be normalised by it.
+        """
+        series = self._series.get(identity)
+        return series.overhead.tokens if series is not None else 0.0
+
     def _of(self, identity: Identity, time: float) -> _Series | None:
         series = self._series.get(identity)
         if series is None:
@@ -244,9 +260,10 @@ class Degradation:
         together = self._together
         if known and together.quiet < QUIET_TICKS:
             return
-        for series, _ in present:
+        for series, tick in present:
             if series.quiet >= QUIET_TICKS or not known:
                 series.latency.learn(time, slope=known)
+                series.learn_overhead(tick)
         together.learn()
 
     def _accept(self, time: float, present: list[tuple[_Series, Tick]]) -> None:
@@ -351,6 +368,7 @@ class Degradation:
                     "latency": series.latency.state(),
                     "errors": series.errors.state(),
                     "workload": series.workload.state(),
+                    "overhead": series.overhead.state(),
                 }
                 for series in self._series.values()
             ],
@@ -384,6 +402,7 @@ class Degradation:
             series.latency.restore(each["latency"])
             series.errors.restore(each["errors"])
             series.workload.restore(each["workload"])
+            series.overhead.restore(each["overhead"])
         self._together, self._series = together, found
         self._born = time - learned
 

@@ -151,6 +151,11 @@ class LatencyWatch:
         if slope:
             self._slope.learn(self._raw)
 
+    def renormalise(self, by: float) -> None:
+        """Move what is usual per token, because latencies are normalised otherwise from now on."""
+        if by:
+            self._per_token.move(by)
+
     def accept(self, by: float | None = None) -> None:
         """Take what has been wrong for long for usual.
 
