@@ -21,6 +21,7 @@ from otel_aimon.alerts.problems import Problem, Wrong, shown, unknown
 from otel_aimon.alerts.quantities import duration, make_objective, objective, quantity
 from otel_aimon.alerts.rules import RULES, SEVERITIES, Rule, burn_rules
 from otel_aimon.alerts.thresholds import Threshold
+from otel_aimon.alerts.unusual import OFF, ON, Unusual
 from otel_aimon.analysis.slo import DEFAULT_OBJECTIVES, Objective
 
 if TYPE_CHECKING:
@@ -33,7 +34,15 @@ _TOP = ("rules", "expressions", "slos")
 _TUNABLE = (
     "enabled", "on", "off", "for", "severity", "keep_firing", "repeat", "samples", "inhibited_by", "summary",
 )  # fmt: skip
-_OWN = ("signal", "expression", "op", "where", "unit", *(key for key in _TUNABLE if key != "samples"))
+_OWN = (
+    "signal",
+    "expression",
+    "op",
+    "anomaly",
+    "where",
+    "unit",
+    *(key for key in _TUNABLE if key != "samples"),
+)
 _SLO = ("sli", "target", "limit", "model")
 
 _OPERATORS = {">": (True, True), ">=": (True, False), "<": (False, True), "<=": (False, False),
@@ -65,7 +74,7 @@ class RuleSet:
     """
 
     rules: tuple[Rule, ...]
-    thresholds: tuple[Threshold, ...]
+    thresholds: tuple[Threshold | Unusual, ...]
     objectives: tuple[Objective, ...]
     problems: tuple[Problem, ...] = ()
 
@@ -145,7 +154,7 @@ class _Reader:
         self.objectives = {each.name: each for each in DEFAULT_OBJECTIVES}
         self.rules: dict[str, Rule] = {}
         self.disabled: set[str] = set()
-        self.thresholds: dict[str, Threshold] = {}
+        self.thresholds: dict[str, Threshold | Unusual] = {}
         self.named: dict[str, Expression] = {}
         self.inhibitor_lines: dict[str, int] = {}
         self._about: dict[str, Objective] = {}
@@ -327,8 +336,25 @@ class _Reader:
             summary="{where}: " + name + (" holds." if expression.is_condition else " is at {value}."),
             rationale="Written by the operators of this service.",
         )
+        unusual = self._is_anomaly(fields)
+        if unusual:
+            self._refuse(fields, ("op",), "which is judged by its past", "an anomaly")
+            rule = replace(
+                rule,
+                category="anomaly",
+                on=ON,
+                off=OFF,
+                score_unit="",
+                summary="{where}: " + name + " is unusual, at {value}.",
+            )
         changes = self._changes(rule, fields)
-        if expression.is_condition:
+        if unusual and expression.is_condition:
+            raise Wrong(
+                f"the rule {name} is true or false, which is never unusual", "name a signal", item.line
+            )
+        if unusual:
+            changes["off"] = changes.get("off", changes.get("on", ON) * OFF / ON)
+        elif expression.is_condition:
             self._refuse(fields, ("on", "off", "op"), "which its expression says already")
         elif "on" not in changes:
             raise Wrong(f"the rule {name} has no threshold", "add one, such as on: 90%", item.line)
@@ -342,7 +368,7 @@ class _Reader:
         self._check_thresholds(rule, item)
         threshold = Threshold(name, expression, self.named, signals, self._where(fields))
         self._put(rule, fields)
-        self.thresholds[name] = threshold
+        self.thresholds[name] = Unusual(threshold) if unusual else threshold
 
     def _put(self, rule: Rule, fields: Mapping[str, Item]) -> None:
         enabled = fields.get("enabled")
@@ -391,6 +417,15 @@ class _Reader:
             raise unknown("operator", item.text or "", _OPERATORS, line=item.line)
         return found
 
+    @staticmethod
+    def _is_anomaly(fields: Mapping[str, Item]) -> bool:
+        item = fields.get("anomaly")
+        if item is None:
+            return False
+        if item.flag is None:
+            raise Wrong("anomaly is neither true nor false", "write anomaly: true", item.line)
+        return item.flag
+
     def _where(self, fields: Mapping[str, Item]) -> tuple[tuple[str, str], ...]:
         item = fields.get("where")
         if item is None:
@@ -412,10 +447,12 @@ class _Reader:
         return changes
 
     @staticmethod
-    def _refuse(fields: Mapping[str, Item], keys: tuple[str, ...], why: str) -> None:
+    def _refuse(
+        fields: Mapping[str, Item], keys: tuple[str, ...], why: str, what: str = "a condition"
+    ) -> None:
         for key in keys:
             if key in fields:
-                raise Wrong(f"a condition takes no {key}, {why}", f"leave {key} out", fields[key].line)
+                raise Wrong(f"{what} takes no {key}, {why}", f"leave {key} out", fields[key].line)
 
     @staticmethod
     def _check_thresholds(rule: Rule, item: Item) -> None:

@@ -36,10 +36,13 @@ class Threshold:
     signals: tuple[str, ...]
     where: tuple[tuple[str, str], ...] = ()
 
-    def evidences(self, readings: Readings) -> Iterator[Evidence]:
+    def evidences(self, readings: Readings, _time: float = 0.0) -> Iterator[Evidence]:
         """Evidence for everything that all of its signals have a value for.
 
         A value about more, such as the whole process, serves for what is part of it, such as a model.
+
+        Args:
+            readings: Latest values.
         """
         by_signal = [self._chosen(readings.get(signal, {})) for signal in self.signals]
         everybody = sorted({identity for values in by_signal for identity in values})[:MOST_IDENTITIES]

@@ -309,7 +309,7 @@ class AlertWatch:
             return
         readings = readings_of(self._snapshot, self._windows, self._recorder)
         for threshold in self._thresholds:
-            yield from threshold.evidences(readings)
+            yield from threshold.evidences(readings, self._wall())
 
     def _explain(self, transition: Transition) -> tuple[str, float] | None:
         return guarded(self._cause.find, transition, self._snapshot, self._resources)

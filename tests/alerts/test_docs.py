@@ -16,7 +16,12 @@ EXAMPLES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 def test_the_examples_are_read_without_a_problem() -> None:
     found = parse("---\n".join(EXAMPLES))
     assert found.problems == ()
-    assert [each.rule for each in found.thresholds] == ["cpu.high", "p95.slow", "busy.and.waiting"]
+    assert [each.rule for each in found.thresholds] == [
+        "cpu.high",
+        "p95.slow",
+        "cpu.unusual",
+        "busy.and.waiting",
+    ]
     assert Objective("chat-first-token", "ttft", 0.99, 0.5) in found.objectives
     assert Objective("chat-ttft", "ttft", 0.95, 0.3, "chat") in found.objectives
 
