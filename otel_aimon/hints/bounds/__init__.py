@@ -1,0 +1,1 @@
+"""Bounds on concurrency: each is the most that one resource or promise allows."""

@@ -1,0 +1,89 @@
+"""The concurrency hint: the least of the bounds, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from otel_aimon.hints.bounds.kv_capacity import KvCapacity
+from otel_aimon.hints.bounds.tpot_line import LEAST_TOKENS, TpotLine
+from otel_aimon.hints.bounds.ttft_line import TtftLine
+from otel_aimon.hints.bounds.utilization_law import UtilizationLaw
+from otel_aimon.hints.in_flight import InFlightHistory
+
+if TYPE_CHECKING:
+    from otel_aimon.hints.observation import Completed, Interval, Slo
+
+LEAST = 2.0
+MOST = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The most that one resource or promise allows.
+
+    Attributes:
+        basis: Its name.
+        limit: Requests in flight.
+    """
+
+    basis: str
+    limit: float
+
+
+class ConcurrencyEstimator:
+    """All bounds of one model, fed with every request that ended and with every interval."""
+
+    def __init__(self, slo: Slo) -> None:
+        self.slo = slo
+        self.utilization_law = UtilizationLaw()
+        self.tpot_line = TpotLine()
+        self.ttft_line = TtftLine()
+        self.kv_capacity = KvCapacity()
+        self._history = InFlightHistory()
+        self._ended: list[Completed] = []
+        self.generative = False
+
+    def add(self, request: Completed) -> None:
+        """Take a request that ended; it is judged at the end of the interval."""
+        if request.ok:
+            self._ended.append(request)
+
+    def step(self, interval: Interval) -> None:
+        """Take an interval that ended."""
+        self._history.add(interval.end, interval.seconds, interval.in_flight)
+        for request in self._ended:
+            self._judge(request)
+        self._ended.clear()
+        if self.generative:
+            self.kv_capacity.add(interval)
+        else:
+            self.utilization_law.add(interval)
+
+    def _judge(self, request: Completed) -> None:
+        first, tpot = request.first_token, request.tpot
+        if first is None or tpot is None:
+            return
+        self.generative = True
+        waiting = self._history.mean(request.start, first)
+        if waiting is not None and request.ttft is not None:
+            self.ttft_line.add(waiting, request.ttft)
+        decoding = self._history.mean(first, request.end)
+        if decoding is not None and (request.tokens_out or 0) > LEAST_TOKENS:
+            self.tpot_line.add(decoding, tpot)
+
+    def bounds(self) -> list[Bound]:
+        """What is known, unordered."""
+        found = {
+            "utilization": self.utilization_law.limit(),
+            "tpot": self.tpot_line.limit(self.slo.tpot) if self.slo.tpot else None,
+            "ttft": self.ttft_line.limit(self.slo.ttft) if self.slo.ttft else None,
+            "kv": self.kv_capacity.limit(),
+        }
+        return [
+            Bound(basis, min(MOST, max(LEAST, limit))) for basis, limit in found.items() if limit is not None
+        ]
+
+    def binding(self) -> Bound | None:
+        """The least bound; None as long as nothing is known."""
+        return min(self.bounds(), key=lambda bound: bound.limit, default=None)

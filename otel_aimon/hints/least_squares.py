@@ -1,0 +1,109 @@
+"""A straight line through a stream of points: recursive least squares with forgetting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+PRIOR_SHARE = 0.6
+"""Before the data tell, this share of ``y`` is taken to grow with ``x``: what most servers show at work."""
+
+PRIOR_WEIGHT = 0.02
+"""The prior counts as much as a spread of ``x`` by 14 % of its mean."""
+
+SLOPE_SHARES = (0.15, 1.0)
+"""Share of the mean ``y`` that may grow with ``x``: more would be a negative intercept."""
+
+_LEAST_POINTS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """``y = intercept + slope x``, with noise whose variance grows with ``x``.
+
+    A request's time is a sum over the requests that share the machine with it, and the variance of
+    a sum of n independent terms is n times theirs.
+
+    Attributes:
+        intercept: ``y`` at ``x = 0``.
+        slope: What each ``x`` adds.
+        noise: Standard deviation of ``y`` around the line at ``x = 1``; at ``x`` it is ``noise * sqrt(x)``.
+        mean_x: Mean of the points.
+    """
+
+    intercept: float
+    slope: float
+    noise: float
+    mean_x: float
+
+    def at(self, x: float) -> float:
+        """Expected ``y``."""
+        return self.intercept + self.slope * x
+
+    def where(self, limit: float, z: float) -> float:
+        """The ``x`` at which ``z`` standard deviations above the line reach ``limit``.
+
+        Solves ``intercept + slope x + z noise sqrt(x) = limit``, a quadratic in ``sqrt(x)``.
+
+        Returns:
+            0 when even ``x = 0`` lies above the limit.
+        """
+        room = limit - self.intercept
+        if room <= 0:
+            return 0.0
+        margin = z * self.noise
+        root = (-margin + sqrt(margin**2 + 4 * self.slope * room)) / (2 * self.slope)
+        return root**2
+
+
+class RecursiveLeastSquares:
+    """Weighted least squares over a stream in O(1), in which old points fade.
+
+    Source: L. Ljung, "System Identification", 2nd ed., section 11.2. It is kept as discounted sums
+    instead of as a covariance matrix: the same line, and no wind-up while ``x`` does not vary. There a
+    ridge prior on the slope decides (A. Hoerl, R. Kennard, "Ridge regression", Technometrics 1970).
+    Points are weighted by ``1/x``, the inverse of their variance.
+
+    Args:
+        forgetting: Weight that a point keeps when the next one comes.
+    """
+
+    __slots__ = ("_forgetting", "_sums", "points")
+
+    def __init__(self, forgetting: float) -> None:
+        self._forgetting = forgetting
+        self._sums = [0.0] * 6
+        self.points = 0.0
+
+    def add(self, x: float, y: float) -> None:
+        """Take a point."""
+        weight = 1.0 / max(x, 1.0)
+        keep = self._forgetting
+        self.points = self.points * keep + 1.0
+        terms = (weight, weight * x, weight * y, weight * x * x, weight * x * y, weight * y * y)
+        self._sums = [old * keep + new for old, new in zip(self._sums, terms, strict=True)]
+
+    def fade(self, keep: float) -> None:
+        """Multiply the weight of all that was seen: the line has changed."""
+        self.points *= keep
+        self._sums = [old * keep for old in self._sums]
+
+    def line(self) -> Line | None:
+        """The line; None as long as there are too few points."""
+        if self.points < _LEAST_POINTS:
+            return None
+        weight, *sums = self._sums
+        mean_x, mean_y, mean_xx, mean_xy, mean_yy = (total / weight for total in sums)
+        if mean_x <= 0 or mean_y <= 0:
+            return None
+        variance_x = max(0.0, mean_xx - mean_x**2)
+        covariance = mean_xy - mean_x * mean_y
+        steepest = mean_y / mean_x
+        ridge = PRIOR_WEIGHT * mean_x**2
+        slope = (covariance + ridge * PRIOR_SHARE * steepest) / (variance_x + ridge)
+        low, high = SLOPE_SHARES
+        slope = min(max(slope, low * steepest), high * steepest)
+        residual = max(0.0, mean_yy - mean_y**2 - 2 * slope * covariance + slope**2 * variance_x)
+        # The weighted mean square is sum(w e^2) / sum(w), and w is 1/x: times sum(w)/n it is that at x = 1.
+        noise = sqrt(residual * weight / self.points)
+        return Line(mean_y - slope * mean_x, slope, noise, mean_x)
