@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from otel_aimon.hints.bounds.kv_capacity import KvCapacity
+from otel_aimon.hints.bounds.slo_bound import SloBound
 from otel_aimon.hints.bounds.tpot_line import LEAST_TOKENS, TpotLine
 from otel_aimon.hints.bounds.ttft_line import TtftLine
 from otel_aimon.hints.bounds.utilization_law import UtilizationLaw
 from otel_aimon.hints.in_flight import InFlightHistory
+from otel_aimon.hints.line_shift import LineShift
 
 if TYPE_CHECKING:
     from otel_aimon.hints.observation import Completed, Interval, Slo
 
 LEAST = 2.0
 MOST = 1000.0
+FADE_SECONDS = 100.0
+LEAST_POINTS = 100.0
+RELEARN_POINTS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class ConcurrencyEstimator:
         self.tpot_line = TpotLine()
         self.ttft_line = TtftLine()
         self.kv_capacity = KvCapacity()
+        self.slo_bound = SloBound()
+        self._shift = LineShift()
         self._history = InFlightHistory()
         self._ended: list[Completed] = []
         self.generative = False
@@ -54,11 +61,24 @@ class ConcurrencyEstimator:
         self._history.add(interval.end, interval.seconds, interval.in_flight)
         for request in self._ended:
             self._judge(request)
-        self._ended.clear()
         if self.generative:
             self.kv_capacity.add(interval)
+            if self._shift.step():
+                self._relearn()
+            self.tpot_line.fade(1 - 1 / FADE_SECONDS, LEAST_POINTS)
+            self.ttft_line.fade(1 - 1 / FADE_SECONDS, LEAST_POINTS)
         else:
             self.utilization_law.add(interval)
+            if not self.utilization_law.saturated:
+                for request in self._ended:
+                    self.slo_bound.add(request.latency)
+        self._ended.clear()
+
+    def _relearn(self) -> None:
+        """The server, or what it is asked, has changed."""
+        self.tpot_line.fade(0.0, RELEARN_POINTS)
+        self.ttft_line.fade(0.0, RELEARN_POINTS)
+        self.kv_capacity.fade(0.2)
 
     def _judge(self, request: Completed) -> None:
         first, tpot = request.first_token, request.tpot
@@ -70,19 +90,33 @@ class ConcurrencyEstimator:
             self.ttft_line.add(waiting, request.ttft)
         decoding = self._history.mean(first, request.end)
         if decoding is not None and (request.tokens_out or 0) > LEAST_TOKENS:
+            line = self.tpot_line.line()
+            if line is not None:
+                self._shift.add(line, decoding, tpot)
             self.tpot_line.add(decoding, tpot)
 
     def bounds(self) -> list[Bound]:
         """What is known, unordered."""
         found = {
             "utilization": self.utilization_law.limit(),
+            "slo": self._slo_limit(),
             "tpot": self.tpot_line.limit(self.slo.tpot) if self.slo.tpot else None,
             "ttft": self.ttft_line.limit(self.slo.ttft) if self.slo.ttft else None,
             "kv": self.kv_capacity.limit(),
         }
+        if self.generative and (
+            (self.slo.tpot and found["tpot"] is None) or (self.slo.ttft and found["ttft"] is None)
+        ):
+            return []
         return [
             Bound(basis, min(MOST, max(LEAST, limit))) for basis, limit in found.items() if limit is not None
         ]
+
+    def _slo_limit(self) -> float | None:
+        law = self.utilization_law
+        if self.slo.latency is None or law.capacity is None or law.service_time is None:
+            return None
+        return self.slo_bound.limit(self.slo.latency, law.capacity, law.service_time)
 
     def binding(self) -> Bound | None:
         """The least bound; None as long as nothing is known."""

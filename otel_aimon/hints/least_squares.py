@@ -83,8 +83,10 @@ class RecursiveLeastSquares:
         terms = (weight, weight * x, weight * y, weight * x * x, weight * x * y, weight * y * y)
         self._sums = [old * keep + new for old, new in zip(self._sums, terms, strict=True)]
 
-    def fade(self, keep: float) -> None:
-        """Multiply the weight of all that was seen: the line has changed."""
+    def fade(self, keep: float, least: float = 0.0) -> None:
+        """Multiply the weight of all that was seen, but leave that of ``least`` points."""
+        if self.points * keep < least:
+            keep = min(1.0, least / self.points) if self.points else 1.0
         self.points *= keep
         self._sums = [old * keep for old in self._sums]
 

@@ -38,9 +38,9 @@ class TpotLine:
         """Requests that the line rests on."""
         return self._fit.points
 
-    def fade(self, keep: float) -> None:
+    def fade(self, keep: float, least: float = 0.0) -> None:
         """Trust what was seen less."""
-        self._fit.fade(keep)
+        self._fit.fade(keep, least)
 
     def line(self) -> Line | None:
         """The line; None as long as too few requests were seen."""

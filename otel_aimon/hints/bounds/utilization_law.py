@@ -12,11 +12,14 @@ HEADROOM = 1.5
 """Requests that wait, in units of the square root of those that are worked on."""
 
 SATURATED = 0.9
+"""Utilisation from which on requests are taken to wait."""
+
 _LEAST_UTILIZATION = 0.02
 _UNSATURATED_GAIN = 0.05
 _SATURATED_GAIN = 0.2
-_LATENCY_GAIN = 0.05
+_THROUGHPUT_GAIN = 0.3
 _DEEP_QUEUE = 2.0
+_CHANGED = 1.15
 
 
 class UtilizationLaw:
@@ -24,7 +27,7 @@ class UtilizationLaw:
 
     Below saturation nobody waits, so that all in flight are in service, and the utilisation law
     ``U = X S / K`` with Little's law ``N = X S`` gives ``K = N / U``. In saturation ``K = X S0`` with the
-    latency ``S0`` that was seen below saturation.
+    service time ``S0 = N / X`` that was seen below saturation.
 
     Source: P. Denning, J. Buzen, "The operational analysis of queueing network models", ACM Computing
     Surveys 1978; J. Little, Operations Research 1961. Headroom: the square-root staffing rule,
@@ -34,35 +37,54 @@ class UtilizationLaw:
         capacity: K; None as long as nothing is known.
         saturated: The latest interval was saturated.
         service_time: S0 in seconds; None as long as nothing is known.
+        saturated_throughput: X in saturation, smoothed over some seconds; None if that was never seen.
     """
 
-    __slots__ = ("capacity", "saturated", "service_time")
+    __slots__ = ("capacity", "saturated", "saturated_throughput", "service_time")
 
     def __init__(self) -> None:
         self.capacity: float | None = None
         self.service_time: float | None = None
+        self.saturated_throughput: float | None = None
         self.saturated = False
 
     def add(self, interval: Interval) -> None:
         """Take an interval; one in which nothing completed says nothing."""
-        if interval.mean_latency is None or interval.utilization is None:
+        if not interval.completions or interval.utilization is None:
             return
         self.saturated = interval.utilization >= SATURATED
         if self.saturated:
             self._add_saturated(interval)
-        else:
-            self._follow(interval.in_flight / max(interval.utilization, _LEAST_UTILIZATION), _UNSATURATED_GAIN)
-            self.service_time = _ewma(self.service_time, interval.mean_latency, _LATENCY_GAIN)
+            return
+        self.saturated_throughput = None
+        seen = interval.in_flight / max(interval.utilization, _LEAST_UTILIZATION)
+        self.capacity = _ewma(self.capacity, seen, _UNSATURATED_GAIN)
+        self.service_time = _ewma(
+            self.service_time, interval.in_flight / interval.throughput, _UNSATURATED_GAIN
+        )
 
     def _add_saturated(self, interval: Interval) -> None:
+        self.saturated_throughput = _ewma(
+            self.saturated_throughput, interval.throughput, _THROUGHPUT_GAIN
+        )
         # A deep queue slows every request down: throughput then tells of the contention, not of the capacity.
         if self.capacity is not None and interval.in_flight > _DEEP_QUEUE * self.capacity:
             return
         if self.service_time is not None:
-            self._follow(interval.throughput * self.service_time, _SATURATED_GAIN)
+            seen = interval.throughput * self.service_time
+            self.capacity = _ewma(self.capacity, seen, _SATURATED_GAIN)
 
-    def _follow(self, seen: float, gain: float) -> None:
-        self.capacity = _ewma(self.capacity, seen, gain)
+    def calibrate(self, capacity: float, saturated_throughput: float) -> None:
+        """Take a measurement that was made for the purpose, next to a saturated one.
+
+        Args:
+            capacity: ``N / U`` without a queue.
+            saturated_throughput: Of just before, with one.
+        """
+        old = self.capacity
+        near = old is not None and 1 / _CHANGED < capacity / old < _CHANGED
+        self.capacity = (old + capacity) / 2 if near and old is not None else capacity
+        self.service_time = self.capacity / saturated_throughput
 
     def limit(self) -> float | None:
         """The bound: capacity and headroom."""
