@@ -95,7 +95,7 @@ class AdaptiveLimit:
         bounds = {bound.basis: bound.limit for bound in self.estimator.bounds()}
         if not bounds:
             if self.in_flight >= self.limit and self.estimator.generative:
-                return min(2 * self.limit, 256)
+                return self.limit
             return self.limit
         if self._utilization < OVERLOAD and "slo" in bounds:
             bounds.pop("utilization")

@@ -87,13 +87,13 @@ class ConcurrencyEstimator:
         self.generative = True
         waiting = self._history.mean(request.start, first)
         if waiting is not None and request.ttft is not None:
-            self.ttft_line.add(waiting, request.ttft)
+            self.ttft_line.add(waiting, min(request.ttft, 2*(self.slo.ttft or 1e9)))
         decoding = self._history.mean(first, request.end)
         if decoding is not None and (request.tokens_out or 0) > LEAST_TOKENS:
             line = self.tpot_line.line()
             if line is not None:
                 self._shift.add(line, decoding, tpot)
-            self.tpot_line.add(decoding, tpot)
+            self.tpot_line.add(decoding, min(tpot, 2*(self.slo.tpot or 1e9)))
 
     def bounds(self) -> list[Bound]:
         """What is known, unordered."""
@@ -101,7 +101,7 @@ class ConcurrencyEstimator:
             "utilization": self.utilization_law.limit(),
             "slo": self._slo_limit(),
             "tpot": self.tpot_line.limit(self.slo.tpot) if self.slo.tpot else None,
-            "ttft": self.ttft_line.limit(self.slo.ttft) if self.slo.ttft else None,
+            "ttft": self.ttft_line.limit(self.slo.ttft, self.tpot_line.line()) if self.slo.ttft and self.tpot_line.line() else None,
             "kv": self.kv_capacity.limit(),
         }
         if self.generative and (

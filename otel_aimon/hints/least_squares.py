@@ -11,47 +11,51 @@ PRIOR_SHARE = 0.6
 PRIOR_WEIGHT = 0.02
 """The prior counts as much as a spread of ``x`` by 14 % of its mean."""
 
-SLOPE_SHARES = (0.15, 1.0)
-"""Share of the mean ``y`` that may grow with ``x``: more would be a negative intercept."""
+LEAST_SHARE = 0.15
+"""At least this share of the mean ``y`` grows with ``x``."""
 
 _LEAST_POINTS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """``y = intercept + slope x``, with noise whose variance grows with ``x``.
-
-    A request's time is a sum over the requests that share the machine with it, and the variance of
-    a sum of n independent terms is n times theirs.
+    """``y = intercept + slope x``, with noise around it.
 
     Attributes:
         intercept: ``y`` at ``x = 0``.
         slope: What each ``x`` adds.
-        noise: Standard deviation of ``y`` around the line at ``x = 1``; at ``x`` it is ``noise * sqrt(x)``.
+        noise: Standard deviation of ``y`` around the line; at ``x = 1`` if it grows.
+        grows: The noise is ``noise * sqrt(x)`` at ``x``. So it is where ``y`` is a sum over the requests
+            that share a machine: the variance of a sum of n independent terms is n times theirs.
         mean_x: Mean of the points.
     """
 
     intercept: float
     slope: float
     noise: float
+    grows: bool
     mean_x: float
 
     def at(self, x: float) -> float:
         """Expected ``y``."""
         return self.intercept + self.slope * x
 
+    def noise_at(self, x: float) -> float:
+        """Standard deviation of ``y`` at ``x``."""
+        return self.noise * sqrt(x) if self.grows else self.noise
+
     def where(self, limit: float, z: float) -> float:
         """The ``x`` at which ``z`` standard deviations above the line reach ``limit``.
 
-        Solves ``intercept + slope x + z noise sqrt(x) = limit``, a quadratic in ``sqrt(x)``.
+        Solves ``intercept + slope x + z noise = limit``; with noise that grows it is a quadratic in ``sqrt(x)``.
 
         Returns:
             0 when even ``x = 0`` lies above the limit.
         """
-        room = limit - self.intercept
-        if room <= 0:
-            return 0.0
         margin = z * self.noise
+        if not self.grows:
+            return max(0.0, (limit - self.intercept - margin) / self.slope)
+        room = max(0.0, limit - self.intercept)
         root = (-margin + sqrt(margin**2 + 4 * self.slope * room)) / (2 * self.slope)
         return root**2
 
@@ -62,22 +66,25 @@ class RecursiveLeastSquares:
     Source: L. Ljung, "System Identification", 2nd ed., section 11.2. It is kept as discounted sums
     instead of as a covariance matrix: the same line, and no wind-up while ``x`` does not vary. There a
     ridge prior on the slope decides (A. Hoerl, R. Kennard, "Ridge regression", Technometrics 1970).
-    Points are weighted by ``1/x``, the inverse of their variance.
 
     Args:
         forgetting: Weight that a point keeps when the next one comes.
+        noise_grows: The variance of ``y`` is proportional to ``x``; points then weigh ``1/x``.
+        steepest: Share of the mean ``y`` that may grow with ``x``; more than 1 is a negative intercept.
     """
 
-    __slots__ = ("_forgetting", "_sums", "points")
+    __slots__ = ("_forgetting", "_noise_grows", "_steepest", "_sums", "points")
 
-    def __init__(self, forgetting: float) -> None:
+    def __init__(self, forgetting: float, *, noise_grows: bool, steepest: float = 1.0) -> None:
         self._forgetting = forgetting
+        self._noise_grows = noise_grows
+        self._steepest = steepest
         self._sums = [0.0] * 6
         self.points = 0.0
 
     def add(self, x: float, y: float) -> None:
         """Take a point."""
-        weight = 1.0 / max(x, 1.0)
+        weight = 1.0 / max(x, 1.0) if self._noise_grows else 1.0
         keep = self._forgetting
         self.points = self.points * keep + 1.0
         terms = (weight, weight * x, weight * y, weight * x * x, weight * x * y, weight * y * y)
@@ -103,9 +110,8 @@ class RecursiveLeastSquares:
         steepest = mean_y / mean_x
         ridge = PRIOR_WEIGHT * mean_x**2
         slope = (covariance + ridge * PRIOR_SHARE * steepest) / (variance_x + ridge)
-        low, high = SLOPE_SHARES
-        slope = min(max(slope, low * steepest), high * steepest)
+        slope = min(max(slope, LEAST_SHARE * steepest), self._steepest * steepest)
         residual = max(0.0, mean_yy - mean_y**2 - 2 * slope * covariance + slope**2 * variance_x)
-        # The weighted mean square is sum(w e^2) / sum(w), and w is 1/x: times sum(w)/n it is that at x = 1.
+        # The weighted mean square is sum(w e^2) / sum(w); times sum(w) / n it is that at weight 1.
         noise = sqrt(residual * weight / self.points)
-        return Line(mean_y - slope * mean_x, slope, noise, mean_x)
+        return Line(mean_y - slope * mean_x, slope, noise, self._noise_grows, mean_x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class LineShift:
 
     def add(self, line: Line, x: float, y: float) -> None:
         """Take a point, and the line that did not know it yet."""
-        self._total += (y - line.at(x)) / max(line.noise * sqrt(x), 1e-9)
+        self._total += (y - line.at(x)) / max(line.noise_at(x), 1e-9)
         self._count += 1
 
     def step(self) -> bool:

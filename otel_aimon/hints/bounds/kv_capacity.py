@@ -9,7 +9,7 @@ from otel_aimon.hints.least_squares import Line
 if TYPE_CHECKING:
     from otel_aimon.hints.observation import Interval
 
-Z = 2.33
+Z = 2.0
 """The cache is full in 1 % of the time: then engines preempt."""
 
 WAITING = 0.95
@@ -53,7 +53,7 @@ class KvCapacity:
         """The used share against the requests in flight; None as long as there were too few readings."""
         if self._points < _LEAST_POINTS:
             return None
-        return Line(0.0, self._share, self._variance**0.5, 0.0)
+        return Line(0.0, self._share, self._variance**0.5, True, 0.0)
 
     def limit(self) -> float | None:
         """Requests in flight that fit in 99 % of the time."""

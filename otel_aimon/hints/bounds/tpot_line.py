@@ -27,7 +27,7 @@ class TpotLine:
     __slots__ = ("_fit",)
 
     def __init__(self) -> None:
-        self._fit = RecursiveLeastSquares(FORGETTING)
+        self._fit = RecursiveLeastSquares(FORGETTING, noise_grows=True)
 
     def add(self, in_flight: float, tpot: float) -> None:
         """Take a request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import erfc, sqrt
 from typing import TYPE_CHECKING
 
 from otel_aimon.hints.least_squares import RecursiveLeastSquares
@@ -9,17 +10,26 @@ from otel_aimon.hints.least_squares import RecursiveLeastSquares
 if TYPE_CHECKING:
     from otel_aimon.hints.least_squares import Line
 
-Z = 1.65
 FORGETTING = 0.998
+STEEPEST = 5.0
+"""A queue that starts at some N has a line with a negative intercept."""
+
+_RATIO = 1.03
+_MOST = 1000.0
 
 
 class TtftLine:
-    """Fits ``TTFT = a + b N`` over requests, N being the mean in flight until the first token."""
+    """Fits ``TTFT = a + b N`` over requests, N being the mean in flight until the first token.
+
+    How long a prompt takes depends on its length above all, and some break the promise at any N. The
+    bound is therefore not a quantile but the N of the greatest goodput, ``X(N) P(TTFT <= SLO)``, with the
+    throughput ``X(N) ~ N / TPOT(N)`` by Little's law: from there on more requests come late than come more.
+    """
 
     __slots__ = ("_fit",)
 
     def __init__(self) -> None:
-        self._fit = RecursiveLeastSquares(FORGETTING)
+        self._fit = RecursiveLeastSquares(FORGETTING, noise_grows=False, steepest=STEEPEST)
 
     def add(self, in_flight: float, ttft: float) -> None:
         """Take a request."""
@@ -33,7 +43,26 @@ class TtftLine:
         """The line; None as long as too few requests were seen."""
         return self._fit.line()
 
-    def limit(self, slo: float) -> float | None:
-        """Requests in flight at which the 95th percentile of TTFT reaches ``slo``."""
+    def limit(self, slo: float, tpot: Line) -> float | None:
+        """Requests in flight at which goodput is greatest.
+
+        Args:
+            slo: Seconds that the first token may take.
+            tpot: Of the same model.
+        """
         line = self.line()
-        return None if line is None else line.where(slo, Z)
+        if line is None:
+            return None
+        best, at = 0.0, 1.0
+        n = 1.0
+        while n < _MOST:
+            goodput = n / tpot.at(n) * _share_below(slo, line.at(n), max(line.noise_at(n), 1e-9))
+            if goodput > best:
+                best, at = goodput, n
+            n *= _RATIO
+        return at
+
+
+def _share_below(limit: float, mean: float, sd: float) -> float:
+    """Share of a normal distribution below ``limit``."""
+    return 0.5 * erfc((mean - limit) / (sd * sqrt(2)))
