@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING
 
+from otel_aimon.hints.bounds.saturation import InferredUtilization
 from otel_aimon.hints.capacity_probe import CapacityProbe
 from otel_aimon.hints.concurrency import ConcurrencyEstimator
 from otel_aimon.hints.intervals import IntervalBuilder
@@ -40,6 +41,7 @@ class AdaptiveLimit:
         self.estimator = ConcurrencyEstimator(slo)
         self.probe = CapacityProbe(self.estimator.utilization_law)
         self.trim = SloTrim(now)
+        self.inferred = InferredUtilization()
         self.limit = INITIAL
         self._utilization = 0.0
 
@@ -78,6 +80,9 @@ class AdaptiveLimit:
         if interval is None:
             return None
         probing = self.probe.limit is not None
+        if not self.estimator.generative:
+            interval = self.inferred.complete(interval, self.probe.throughput if probing else None)
+            utilization = interval.utilization
         if probing:
             self.trim.restart(now)
         else:

@@ -33,12 +33,12 @@ class CapacityProbe:
         law: What the measurement is for.
     """
 
-    __slots__ = ("_changed", "_last", "_law", "_throughput", "limit")
+    __slots__ = ("_changed", "_last", "_law", "limit", "throughput")
 
     def __init__(self, law: UtilizationLaw) -> None:
         self._law = law
         self._last = float("-inf")
-        self._throughput: float | None = None
+        self.throughput: float | None = None
         self._changed = 0
         self.limit: int | None = None
 
@@ -67,15 +67,15 @@ class CapacityProbe:
             return True
         if not interval.rejected:
             return False
-        if self._throughput is None:
+        if self.throughput is None:
             return True
-        ratio = throughput / self._throughput
+        ratio = throughput / self.throughput
         self._changed = 0 if 1 / _CHANGED < ratio < _CHANGED else self._changed + 1
         pause = interval.end - self._last
         return pause >= EVERY_SECONDS or (self._changed >= _CHANGED_INTERVALS and pause >= _SHORTEST_PAUSE)
 
     def _begin(self, in_flight: int) -> None:
-        self._throughput = self._law.saturated_throughput
+        self.throughput = self._law.saturated_throughput
         self._changed = 0
         capacity = self._law.capacity
         believed = in_flight if capacity is None else min(capacity, in_flight)
@@ -84,13 +84,13 @@ class CapacityProbe:
     def _deepen(self) -> None:
         """There still was a queue: the capacity is less than believed."""
         if self.limit == LEAST:
-            self._law.calibrate(float(LEAST), self._throughput or 1.0)
+            self._law.calibrate(float(LEAST), self.throughput or 1.0)
             self.limit = None
             return
         self.limit = max(LEAST, (self.limit or LEAST) // 2)
 
     def _finish(self, interval: Interval) -> None:
         if interval.utilization:
-            self._law.calibrate(interval.in_flight / interval.utilization, self._throughput or interval.throughput)
+            self._law.calibrate(interval.in_flight / interval.utilization, self.throughput or interval.throughput)
         self._last = interval.end
         self.limit = None

@@ -83,7 +83,9 @@ class ConcurrencyEstimator:
     def _judge(self, request: Completed) -> None:
         first, tpot = request.first_token, request.tpot
         if first is None or tpot is None:
-            return
+            if request.ttft is not None or (request.tokens_out or 0) < 2:
+                return
+            first, tpot = request.start, request.latency / request.tokens_out
         self.generative = True
         waiting = self._history.mean(request.start, first)
         if waiting is not None and request.ttft is not None:
@@ -105,7 +107,7 @@ class ConcurrencyEstimator:
             "kv": self.kv_capacity.limit(),
         }
         if self.generative and (
-            (self.slo.tpot and found["tpot"] is None) or (self.slo.ttft and found["ttft"] is None)
+            (self.slo.tpot and found["tpot"] is None) or (self.slo.ttft and self.ttft_line.seen and found["ttft"] is None)
         ):
             return []
         return [

@@ -39,6 +39,11 @@ class TtftLine:
         """Trust what was seen less."""
         self._fit.fade(keep, least)
 
+    @property
+    def seen(self) -> bool:
+        """First tokens are reported at all."""
+        return self._fit.points > 0
+
     def line(self) -> Line | None:
         """The line; None as long as too few requests were seen."""
         return self._fit.line()
