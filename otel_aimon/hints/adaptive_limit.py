@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import TYPE_CHECKING
 
-from otel_aimon.hints.bounds.saturation import InferredUtilization
 from otel_aimon.hints.capacity_probe import CapacityProbe
-from otel_aimon.hints.concurrency import ConcurrencyEstimator
+from otel_aimon.hints.estimator import SLO, UTILIZATION, ConcurrencyEstimator
 from otel_aimon.hints.intervals import IntervalBuilder
 from otel_aimon.hints.slo_trim import SloTrim
 
@@ -19,7 +17,7 @@ INITIAL = 20
 
 OVERLOAD = 0.88
 BURST_GAIN = 0.1
-"""As long as utilisation over ten seconds is below the overload, as many may wait as the SLO allows."""
+"""While utilisation over about ten seconds is less, a burst may wait as long as the SLO allows."""
 
 
 class AdaptiveLimit:
@@ -33,17 +31,19 @@ class AdaptiveLimit:
 
     Attributes:
         limit: Requests in flight to admit.
+        estimator: What it knows.
+        probe: Of a model that is not generative.
+        trim: The step below the hint.
     """
 
     def __init__(self, slo: Slo, now: float = 0.0) -> None:
         self._slo = slo
         self._intervals = IntervalBuilder(now)
+        self._utilization = 0.0
         self.estimator = ConcurrencyEstimator(slo)
         self.probe = CapacityProbe(self.estimator.utilization_law)
         self.trim = SloTrim(now)
-        self.inferred = InferredUtilization()
         self.limit = INITIAL
-        self._utilization = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -62,8 +62,8 @@ class AdaptiveLimit:
     def ended(self, request: Completed) -> None:
         """An admitted request ended."""
         self._intervals.ended(request.end, request.latency, ok=request.ok)
-        self.estimator.add(request)
         if self.probe.limit is None:
+            self.estimator.add(request)
             self.trim.ended(request.end, request.latency, good=self._slo.met(request))
 
     def step(
@@ -75,21 +75,22 @@ class AdaptiveLimit:
             now: Monotonic seconds.
             utilization: Busy share of the bottleneck since the last step; None when unknown.
             kv_utilization: Used share of the KV cache; None when unknown.
+
+        Returns:
+            The interval; None when no time has passed.
         """
         interval = self._intervals.build(now, utilization, kv_utilization)
         if interval is None:
             return None
-        probing = self.probe.limit is not None
-        if not self.estimator.generative:
-            interval = self.inferred.complete(interval, self.probe.throughput if probing else None)
-            utilization = interval.utilization
-        if probing:
-            self.trim.restart(now)
-        else:
+        if self.probe.limit is None:
+            interval = self.estimator.complete(interval)
             self.estimator.step(interval)
+        else:
+            interval = self.estimator.complete(interval, self.probe.throughput)
+            self.trim.restart(now)
+        if interval.utilization is not None:
+            self._utilization += BURST_GAIN * (interval.utilization - self._utilization)
         if not self.estimator.generative:
-            if utilization is not None:
-                self._utilization += BURST_GAIN * (utilization - self._utilization)
             self.probe.step(interval, self.in_flight)
         self.limit = self._target()
         return interval
@@ -97,11 +98,10 @@ class AdaptiveLimit:
     def _target(self) -> int:
         if self.probe.limit is not None:
             return self.probe.limit
-        bounds = {bound.basis: bound.limit for bound in self.estimator.bounds()}
-        if not bounds:
-            if self.in_flight >= self.limit and self.estimator.generative:
-                return self.limit
+        limits = {bound.basis: bound.limit for bound in self.estimator.bounds()}
+        if not limits:
             return self.limit
-        if self._utilization < OVERLOAD and "slo" in bounds:
-            bounds.pop("utilization")
-        return max(1, ceil(min(bounds.values()) * self.trim.factor - 0.5))
+        if SLO in limits and self._utilization < OVERLOAD:
+            # The headroom keeps the queue of a lasting overload short. A burst may wait.
+            del limits[UTILIZATION]
+        return max(1, round(min(limits.values()) * self.trim.factor))

@@ -91,6 +91,8 @@ class CapacityProbe:
 
     def _finish(self, interval: Interval) -> None:
         if interval.utilization:
-            self._law.calibrate(interval.in_flight / interval.utilization, self.throughput or interval.throughput)
+            self._law.calibrate(
+                interval.in_flight / interval.utilization, self.throughput or interval.throughput
+            )
         self._last = interval.end
         self.limit = None

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
-from itertools import islice
 
-HISTORY_SECONDS = 900
-"""A request that decodes for longer is seen by its last quarter of an hour."""
+HISTORY = 900
+"""Intervals: of a request that decodes for longer, the last quarter of an hour is seen."""
 
 
 class InFlightIntegral:
-    """The time integral of a count that goes up at a start and down at an end."""
+    """The time integral of a count that goes up at a start and down at an end.
+
+    Args:
+        now: Monotonic seconds at which it begins.
+
+    Attributes:
+        count: Requests in flight now.
+    """
 
     __slots__ = ("_area", "_last", "count")
 
@@ -34,16 +39,16 @@ class InFlightIntegral:
 
 
 class InFlightHistory:
-    """Means over past intervals, from one mean per interval.
+    """Means over any stretch of the past, from one mean per interval.
 
-    Between the ends of intervals the count is taken to be constant.
+    Within an interval the count is taken to be constant.
     """
 
     __slots__ = ("_areas", "_ends")
 
     def __init__(self) -> None:
-        self._ends: deque[float] = deque(maxlen=HISTORY_SECONDS)
-        self._areas: deque[float] = deque(maxlen=HISTORY_SECONDS)
+        self._ends: list[float] = []
+        self._areas: list[float] = []
 
     def add(self, end: float, seconds: float, mean: float) -> None:
         """Take the mean over the ``seconds`` before ``end``."""
@@ -52,10 +57,12 @@ class InFlightHistory:
             self._areas.append(0.0)
         self._ends.append(end)
         self._areas.append(self._areas[-1] + mean * seconds)
+        if len(self._ends) > 2 * HISTORY:
+            del self._ends[:HISTORY], self._areas[:HISTORY]
 
     def mean(self, start: float, end: float) -> float | None:
         """The mean from ``start`` to ``end``; None when nothing of that is known."""
-        if len(self._ends) < 2:
+        if not self._ends:
             return None
         start, end = max(start, self._ends[0]), min(end, self._ends[-1])
         if end <= start:
@@ -63,6 +70,7 @@ class InFlightHistory:
         return (self._area(end) - self._area(start)) / (end - start)
 
     def _area(self, time: float) -> float:
-        place = min(max(1, bisect_right(self._ends, time)), len(self._ends) - 1)
-        (before, after), (low, high) = (islice(d, place - 1, place + 1) for d in (self._ends, self._areas))
-        return low + (high - low) * (time - before) / (after - before)
+        after = min(bisect_right(self._ends, time), len(self._ends) - 1)
+        before = after - 1
+        share = (time - self._ends[before]) / (self._ends[after] - self._ends[before])
+        return self._areas[before] + share * (self._areas[after] - self._areas[before])

@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from otel_aimon.hints.least_squares import Line
 
 Z = 2.33
+"""Standard deviations between the mean and the 99th percentile."""
+
+ELASTICITY = 0.2
+"""Without a promise: the next 1 % of requests in flight bring this many per cent of throughput."""
+
 FORGETTING = 0.998
 LEAST_TOKENS = 8
 """Over fewer tokens the mean step is too noisy."""
@@ -21,7 +26,8 @@ class TpotLine:
     A step costs its fixed part, and for each request in the batch its reading of the KV cache and its
     share of the prefills: all linear in N.
 
-    Source: the batch model of Orca (G. Yu et al., OSDI 2022) and of llm-d's variant autoscaler (ITL = alpha + beta batch).
+    Source: the linear step time of continuous batching, as in G. Yu et al., "Orca", OSDI 2022; llm-d's
+    autoscaler fits the same (ITL = alpha + beta batch).
     """
 
     __slots__ = ("_fit",)
@@ -33,20 +39,23 @@ class TpotLine:
         """Take a request."""
         self._fit.add(in_flight, tpot)
 
-    @property
-    def points(self) -> float:
-        """Requests that the line rests on."""
-        return self._fit.points
-
     def fade(self, keep: float, least: float = 0.0) -> None:
-        """Trust what was seen less."""
+        """Trust what was seen less, but still as much as ``least`` requests."""
         self._fit.fade(keep, least)
 
     def line(self) -> Line | None:
         """The line; None as long as too few requests were seen."""
         return self._fit.line()
 
-    def limit(self, slo: float) -> float | None:
-        """Requests in flight at which the 99th percentile of TPOT reaches ``slo``."""
+    def limit(self, slo: float | None) -> float | None:
+        """Requests in flight at which the 99th percentile of TPOT reaches ``slo``.
+
+        Without a promise, those from which on more bring little: throughput is ``X ~ N / (a + b N)``, and
+        its elasticity ``a / (a + b N)``.
+        """
         line = self.line()
-        return None if line is None else line.where(slo, Z)
+        if line is None:
+            return None
+        if slo is None:
+            return (1 / ELASTICITY - 1) * line.intercept / line.slope
+        return line.where(slo, Z)

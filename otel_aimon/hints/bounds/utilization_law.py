@@ -64,9 +64,7 @@ class UtilizationLaw:
         )
 
     def _add_saturated(self, interval: Interval) -> None:
-        self.saturated_throughput = _ewma(
-            self.saturated_throughput, interval.throughput, _THROUGHPUT_GAIN
-        )
+        self.saturated_throughput = _ewma(self.saturated_throughput, interval.throughput, _THROUGHPUT_GAIN)
         # A deep queue slows every request down: throughput then tells of the contention, not of the capacity.
         if self.capacity is not None and interval.in_flight > _DEEP_QUEUE * self.capacity:
             return

@@ -19,8 +19,8 @@ _DOWN_GAIN = 0.02
 class InferredUtilization:
     """Busy share of the bottleneck as the share of the throughput that was seen in saturation.
 
-    Source: throughput is proportional to utilisation, ``X = U X_max`` (the utilisation law). Saturated is an
-    interval in which requests were turned away, or took much longer than at the best of times.
+    Throughput is proportional to utilisation: ``X = U X_max``, the utilisation law. An interval is saturated
+    when requests were turned away in it, or took much longer than at the best of times.
     """
 
     __slots__ = ("_least_latency", "_most_throughput")
@@ -33,7 +33,7 @@ class InferredUtilization:
         """The interval, with its utilisation if that was unknown and can be told.
 
         Args:
-            interval: With at least some completions; else it tells nothing.
+            interval: One in which nothing completed tells nothing.
             saturated_throughput: Of just before, while the limit is lowered on purpose: then rejections
                 and latency say nothing.
         """
@@ -57,5 +57,6 @@ class InferredUtilization:
         if old is None:
             self._most_throughput = throughput
             return
+        # Up quickly and down slowly: turned away were also some whom there was room for.
         gain = _UP_GAIN if throughput > old else _DOWN_GAIN
         self._most_throughput = old + gain * (throughput - old)
