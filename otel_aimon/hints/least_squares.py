@@ -25,16 +25,16 @@ class Line:
         intercept: ``y`` at ``x = 0``.
         slope: What each ``x`` adds.
         noise: Standard deviation of ``y`` around the line; at ``x = 1`` if it grows.
-        grows: The noise is ``noise * sqrt(x)`` at ``x``. So it is where ``y`` is a sum over the requests
+        noise_grows: The noise is ``noise * sqrt(x)`` at ``x``. So it is where ``y`` is a sum over the requests
             that share a machine: the variance of a sum of n independent terms is n times theirs.
-        mean_x: Mean of the points.
+        spread: Standard deviation of the points' ``x`` over their mean.
     """
 
     intercept: float
     slope: float
     noise: float
-    grows: bool
-    mean_x: float
+    noise_grows: bool
+    spread: float = 0.0
 
     def at(self, x: float) -> float:
         """Expected ``y``."""
@@ -42,7 +42,7 @@ class Line:
 
     def noise_at(self, x: float) -> float:
         """Standard deviation of ``y`` at ``x``."""
-        return self.noise * sqrt(x) if self.grows else self.noise
+        return self.noise * sqrt(x) if self.noise_grows else self.noise
 
     def where(self, limit: float, z: float) -> float:
         """The ``x`` at which ``z`` standard deviations above the line reach ``limit``.
@@ -53,7 +53,7 @@ class Line:
             0 when even ``x = 0`` lies above the limit.
         """
         margin = z * self.noise
-        if not self.grows:
+        if not self.noise_grows:
             return max(0.0, (limit - self.intercept - margin) / self.slope)
         room = max(0.0, limit - self.intercept)
         root = (-margin + sqrt(margin**2 + 4 * self.slope * room)) / (2 * self.slope)
@@ -114,4 +114,4 @@ class RecursiveLeastSquares:
         residual = max(0.0, mean_yy - mean_y**2 - 2 * slope * covariance + slope**2 * variance_x)
         # The weighted mean square is sum(w e^2) / sum(w); times sum(w) / n it is that at weight 1.
         noise = sqrt(residual * weight / self.points)
-        return Line(mean_y - slope * mean_x, slope, noise, self._noise_grows, mean_x)
+        return Line(mean_y - slope * mean_x, slope, noise, self._noise_grows, sqrt(variance_x) / mean_x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import TYPE_CHECKING
 
 from otel_aimon.hints.least_squares import Line
@@ -53,7 +54,7 @@ class KvCapacity:
         """The used share against the requests in flight; None as long as there were too few readings."""
         if self._points < _LEAST_POINTS:
             return None
-        return Line(0.0, self._share, self._variance**0.5, True, 0.0)
+        return Line(0.0, self._share, sqrt(self._variance), noise_grows=True)
 
     def limit(self) -> float | None:
         """Requests in flight that fit in 99 % of the time."""
