@@ -12,7 +12,7 @@ from otel_aimon.hints.bounds.tpot_line import LEAST_TOKENS, TpotLine
 from otel_aimon.hints.bounds.ttft_line import TtftLine
 from otel_aimon.hints.bounds.utilization_law import UtilizationLaw
 from otel_aimon.hints.in_flight import InFlightHistory
-from otel_aimon.hints.line_shift import LineShift
+from otel_aimon.hints.shift import LineShift, WorkloadShift
 
 if TYPE_CHECKING:
     from otel_aimon.hints.observation import Completed, Interval, Slo
@@ -24,15 +24,8 @@ MOST = 1000.0
 UTILIZATION, SLO, TPOT, TTFT, KV = "utilization", "slo", "tpot", "ttft", "kv"
 """Names of the bounds."""
 
-KEEP = 0.99
-"""Weight that the lines keep from one interval to the next: they look back over minutes at any rate."""
-
-KEEP_POINTS = 100.0
-"""Requests that they do not forget so."""
-
-RELEARN_POINTS = 20.0
 RELEARN_KV = 0.2
-"""What is left after the server, or what it is asked, has changed."""
+"""What is left of the readings of the KV cache after the server, or what it is asked, has changed."""
 
 _CENSORED = 2.0
 
@@ -61,7 +54,8 @@ class ConcurrencyEstimator:
         self._slo_bound = SloBound()
         self._inferred = InferredUtilization()
         self._history = InFlightHistory()
-        self._shift = LineShift()
+        self._line_shift = LineShift()
+        self._workload_shift = WorkloadShift()
         self._ended: list[Completed] = []
         self.generative = False
 
@@ -95,12 +89,13 @@ class ConcurrencyEstimator:
 
     def _step_generative(self, interval: Interval) -> None:
         self.kv_capacity.add(interval)
-        if self._shift.step():
-            self.tpot_line.fade(0.0, RELEARN_POINTS)
-            self.ttft_line.fade(0.0, RELEARN_POINTS)
+        line_shifted, workload_shifted = self._line_shift.step(), self._workload_shift.step()
+        if line_shifted or workload_shifted:
+            self.tpot_line.relearn()
+            self.ttft_line.relearn()
             self.kv_capacity.fade(RELEARN_KV)
-        self.tpot_line.fade(KEEP, KEEP_POINTS)
-        self.ttft_line.fade(KEEP, KEEP_POINTS)
+        self.tpot_line.step()
+        self.ttft_line.step()
 
     def _judge(self, request: Completed) -> None:
         first, tpot = request.first_token, request.tpot
@@ -111,9 +106,11 @@ class ConcurrencyEstimator:
         if first is None or tpot is None:
             return
         self.generative = True
+        if request.tokens_in is not None:
+            self._workload_shift.add(request.tokens_in)
         waiting = self._history.mean(request.start, first)
         if waiting is not None and request.ttft is not None:
-            self.ttft_line.add(waiting, _censored(request.ttft, self._slo.ttft))
+            self.ttft_line.add(waiting, _censored(request.ttft, self._slo.ttft), self._slo.ttft)
         decoding = self._history.mean(first, request.end)
         if decoding is not None and tokens > LEAST_TOKENS:
             self._add_tpot(decoding, _censored(tpot, self._slo.tpot))
@@ -121,7 +118,7 @@ class ConcurrencyEstimator:
     def _add_tpot(self, in_flight: float, tpot: float) -> None:
         line = self.tpot_line.line()
         if line is not None:
-            self._shift.add(line, in_flight, tpot)
+            self._line_shift.add(line, in_flight, tpot)
         self.tpot_line.add(in_flight, tpot)
 
     def bounds(self) -> list[Bound]:

@@ -8,11 +8,26 @@ from math import sqrt
 PRIOR_SHARE = 0.6
 """Before the data tell, this share of ``y`` is taken to grow with ``x``: what most servers show at work."""
 
+TOLD_SPREAD = 0.25
+"""Standard deviation of ``x`` over its mean from which on the data do tell."""
+
+TOLD_POINTS = 200.0
+_TOLD_GAIN = 0.1
+
 PRIOR_WEIGHT = 0.02
 """The prior counts as much as a spread of ``x`` by 14 % of its mean."""
 
 LEAST_SHARE = 0.15
 """At least this share of the mean ``y`` grows with ``x``."""
+
+KEEP = 0.99
+"""Weight that is kept from one interval to the next."""
+
+KEEP_POINTS = 100.0
+"""Points that are not forgotten so."""
+
+RELEARN_POINTS = 20.0
+"""Points that are left when the line has moved."""
 
 _LEAST_POINTS = 20.0
 
@@ -65,21 +80,27 @@ class RecursiveLeastSquares:
 
     Source: L. Ljung, "System Identification", 2nd ed., section 11.2. It is kept as discounted sums
     instead of as a covariance matrix: the same line, and no wind-up while ``x`` does not vary. There a
-    ridge prior on the slope decides (A. Hoerl, R. Kennard, "Ridge regression", Technometrics 1970).
+    ridge prior on the slope decides (A. Hoerl, R. Kennard, "Ridge regression", Technometrics 1970): the
+    ratio of intercept to slope that was found while ``x`` did vary. A machine that slows down changes both alike.
 
     Args:
         forgetting: Weight that a point keeps when the next one comes.
         noise_grows: The variance of ``y`` is proportional to ``x``; points then weigh ``1/x``.
         steepest: Share of the mean ``y`` that may grow with ``x``; more than 1 is a negative intercept.
+        remembers: The ratio of intercept and slope that the data told is the prior from then on.
     """
 
-    __slots__ = ("_forgetting", "_noise_grows", "_steepest", "_sums", "points")
+    __slots__ = ("_forgetting", "_noise_grows", "_ratio", "_remembers", "_steepest", "_sums", "points")
 
-    def __init__(self, forgetting: float, *, noise_grows: bool, steepest: float = 1.0) -> None:
+    def __init__(
+        self, forgetting: float, *, noise_grows: bool, steepest: float = 1.0, remembers: bool = False
+    ) -> None:
         self._forgetting = forgetting
         self._noise_grows = noise_grows
         self._steepest = steepest
+        self._remembers = remembers
         self._sums = [0.0] * 6
+        self._ratio: float | None = None
         self.points = 0.0
 
     def add(self, x: float, y: float) -> None:
@@ -97,6 +118,19 @@ class RecursiveLeastSquares:
         self.points *= keep
         self._sums = [old * keep for old in self._sums]
 
+    def step(self, keep: float, least: float) -> None:
+        """Close an interval: fade, and remember the shape of the line if the data told it."""
+        self.fade(keep, least)
+        line = self.line()
+        if self._remembers and line is not None and self.points >= TOLD_POINTS and line.spread >= TOLD_SPREAD:
+            ratio = max(0.0, line.intercept) / line.slope
+            self._ratio = ratio if self._ratio is None else self._ratio + _TOLD_GAIN * (ratio - self._ratio)
+
+    def relearn(self, points: float) -> None:
+        """Keep the weight of only so many points, and forget the shape."""
+        self.fade(0.0, points)
+        self._ratio = None
+
     def line(self) -> Line | None:
         """The line; None as long as there are too few points."""
         if self.points < _LEAST_POINTS:
@@ -109,7 +143,8 @@ class RecursiveLeastSquares:
         covariance = mean_xy - mean_x * mean_y
         steepest = mean_y / mean_x
         ridge = PRIOR_WEIGHT * mean_x**2
-        slope = (covariance + ridge * PRIOR_SHARE * steepest) / (variance_x + ridge)
+        share = PRIOR_SHARE if self._ratio is None else mean_x / (mean_x + self._ratio)
+        slope = (covariance + ridge * share * steepest) / (variance_x + ridge)
         slope = min(max(slope, LEAST_SHARE * steepest), self._steepest * steepest)
         residual = max(0.0, mean_yy - mean_y**2 - 2 * slope * covariance + slope**2 * variance_x)
         # The weighted mean square is sum(w e^2) / sum(w); times sum(w) / n it is that at weight 1.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_aimon.hints.least_squares import RecursiveLeastSquares
+from otel_aimon.hints.least_squares import KEEP, KEEP_POINTS, RELEARN_POINTS, RecursiveLeastSquares
 
 if TYPE_CHECKING:
     from otel_aimon.hints.least_squares import Line
@@ -33,15 +33,19 @@ class TpotLine:
     __slots__ = ("_fit",)
 
     def __init__(self) -> None:
-        self._fit = RecursiveLeastSquares(FORGETTING, noise_grows=True)
+        self._fit = RecursiveLeastSquares(FORGETTING, noise_grows=True, remembers=True)
 
     def add(self, in_flight: float, tpot: float) -> None:
         """Take a request."""
         self._fit.add(in_flight, tpot)
 
-    def fade(self, keep: float, least: float = 0.0) -> None:
-        """Trust what was seen less, but still as much as ``least`` requests."""
-        self._fit.fade(keep, least)
+    def step(self) -> None:
+        """Close an interval: what was seen fades, so that minutes count at any rate of requests."""
+        self._fit.step(KEEP, KEEP_POINTS)
+
+    def relearn(self) -> None:
+        """The server, or what it is asked, has changed."""
+        self._fit.relearn(RELEARN_POINTS)
 
     def line(self) -> Line | None:
         """The line; None as long as too few requests were seen."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import erfc, sqrt
 from typing import TYPE_CHECKING
 
-from otel_aimon.hints.least_squares import RecursiveLeastSquares
+from otel_aimon.hints.least_squares import KEEP, KEEP_POINTS, RELEARN_POINTS, RecursiveLeastSquares
 
 if TYPE_CHECKING:
     from otel_aimon.hints.least_squares import Line
@@ -14,6 +14,11 @@ FORGETTING = 0.998
 STEEPEST = 5.0
 """A queue that starts at some N has a line with a negative intercept."""
 
+KEPT = 0.05
+PROVEN = 1.05
+"""While less than this share is late, this many times what is served must be possible."""
+
+_SERVED_GAIN = 0.05
 _RATIO = 1.03
 _MOST = 1000.0
 
@@ -26,18 +31,25 @@ class TtftLine:
     throughput ``X(N) ~ N / TPOT(N)`` by Little's law: from there on more requests come late than come more.
     """
 
-    __slots__ = ("_fit",)
+    __slots__ = ("_fit", "_late", "_served")
 
     def __init__(self) -> None:
         self._fit = RecursiveLeastSquares(FORGETTING, noise_grows=False, steepest=STEEPEST)
+        self._served = self._late = 0.0
 
-    def add(self, in_flight: float, ttft: float) -> None:
+    def add(self, in_flight: float, ttft: float, slo: float | None) -> None:
         """Take a request."""
         self._fit.add(in_flight, ttft)
+        self._served += _SERVED_GAIN * (in_flight - self._served)
+        self._late += _SERVED_GAIN * ((slo is not None and ttft > slo) - self._late)
 
-    def fade(self, keep: float, least: float = 0.0) -> None:
-        """Trust what was seen less."""
-        self._fit.fade(keep, least)
+    def step(self) -> None:
+        """Close an interval: what was seen fades, so that minutes count at any rate of requests."""
+        self._fit.step(KEEP, KEEP_POINTS)
+
+    def relearn(self) -> None:
+        """The server, or what it is asked, has changed."""
+        self._fit.relearn(RELEARN_POINTS)
 
     @property
     def seen(self) -> bool:
@@ -65,7 +77,7 @@ class TtftLine:
             if goodput > best:
                 best, at = goodput, n
             n *= _RATIO
-        return at
+        return max(at, PROVEN * self._served) if self._late < KEPT else at
 
 
 def _share_below(limit: float, mean: float, sd: float) -> float:
