@@ -39,7 +39,7 @@ class AdaptiveLimit:
     def __init__(self, slo: Slo, now: float = 0.0) -> None:
         self._slo = slo
         self._intervals = IntervalBuilder(now)
-        self._utilization = 0.0
+        self._utilization = 1.0
         self.estimator = ConcurrencyEstimator(slo)
         self.probe = CapacityProbe(self.estimator.utilization_law)
         self.trim = SloTrim(now)

@@ -9,7 +9,7 @@ FENCE = 4
 """Steps below the hint that the trim may go."""
 
 DOWN_ABOVE = 0.4
-UP_BELOW = 0.08
+UP_BELOW = 0.25
 """Shares of requests that broke a promise."""
 
 CURES = 0.97

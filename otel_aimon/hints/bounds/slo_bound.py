@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 from otel_aimon.analysis.sketch import LogHistogram
 
 QUANTILE = 0.95
@@ -29,7 +31,9 @@ class SloBound:
             self._old, self._new = self._new, LogHistogram()
 
     def limit(self, slo: float, capacity: float, service_time: float) -> float | None:
-        """The bound, at least ``capacity``; None as long as too little is known.
+        """The bound; None as long as too little is known.
+
+        It leaves a queue of ``sqrt(K)`` in any case: without one the server idles between requests.
 
         Args:
             slo: Seconds that a request may take.
@@ -42,4 +46,4 @@ class SloBound:
         slow = seen.quantile(QUANTILE)
         if slow is None or seen.count < _LEAST or service_time <= 0:
             return None
-        return capacity + max(0.0, slo - slow) * capacity / service_time
+        return capacity + max(sqrt(capacity), (slo - slow) * capacity / service_time)
