@@ -83,10 +83,9 @@ class AdaptiveLimit:
         if interval is None:
             return None
         if self.probe.limit is None:
-            interval = self.estimator.complete(interval)
-            self.estimator.step(interval)
+            interval = self.estimator.step(interval)
         else:
-            interval = self.estimator.complete(interval, self.probe.throughput)
+            interval = self.estimator.probed(interval, self.probe.throughput)
             self.trim.restart(now)
         if interval.utilization is not None:
             self._utilization += BURST_GAIN * (interval.utilization - self._utilization)

@@ -64,28 +64,37 @@ class ConcurrencyEstimator:
         if request.ok:
             self._ended.append(request)
 
-    def complete(self, interval: Interval, saturated_throughput: float | None = None) -> Interval:
-        """The interval with its utilisation, if that is unknown and can be inferred.
+    def probed(self, interval: Interval, saturated_throughput: float | None) -> Interval:
+        """Take an interval in which the limit was lowered on purpose: the bounds do not learn from it.
 
         Args:
-            interval: Not yet taken.
-            saturated_throughput: While the limit is lowered on purpose: that of before.
-        """
-        return interval if self.generative else self._inferred.complete(interval, saturated_throughput)
+            interval: What ended just now.
+            saturated_throughput: That of just before.
 
-    def step(self, interval: Interval) -> None:
-        """Take an interval that ended."""
+        Returns:
+            The interval with its utilisation, if that was unknown and could be inferred.
+        """
+        return self._inferred.complete(interval, saturated_throughput)
+
+    def step(self, interval: Interval) -> Interval:
+        """Take an interval that ended.
+
+        Returns:
+            The interval with its utilisation, if that was unknown and could be inferred.
+        """
         self._history.add(interval.end, interval.seconds, interval.in_flight)
         ended, self._ended = self._ended, []
         for request in ended:
             self._judge(request)
         if self.generative:
             self._step_generative(interval)
-            return
-        self.utilization_law.add(self.complete(interval))
+            return interval
+        interval = self._inferred.complete(interval)
+        self.utilization_law.add(interval)
         if not self.utilization_law.saturated:
             for request in ended:
                 self._slo_bound.add(request.latency)
+        return interval
 
     def _step_generative(self, interval: Interval) -> None:
         self.kv_capacity.add(interval)

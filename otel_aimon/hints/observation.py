@@ -56,6 +56,7 @@ class Interval:
         utilization: Busy share of the bottleneck, from 0 to 1; None when unknown.
         kv_utilization: Used share of the KV cache, from 0 to 1; None when unknown.
         rejected: Requests that a limiter turned away.
+        inferred: The utilisation was not measured, so that it is no better than the count of completions.
     """
 
     end: float
@@ -66,6 +67,7 @@ class Interval:
     utilization: float | None = None
     kv_utilization: float | None = None
     rejected: int = 0
+    inferred: bool = False
 
     @property
     def throughput(self) -> float:

@@ -95,11 +95,11 @@ class WorkloadShift:
         self._total = 0.0
         error = mean - self._mean
         sd = max(_LEAST_SD, sqrt(self._variance))
-        known = self._requests >= _LEAST_REQUESTS
-        if known and self._cusum.add(error * sqrt(count) / sd):
+        shifted = self._requests >= _LEAST_REQUESTS and self._cusum.add(error * sqrt(count) / sd)
+        if shifted:
             self._requests = 0
         self._learn(error, count)
-        return known and self._requests == count
+        return shifted
 
     def _learn(self, error: float, count: int) -> None:
         self._requests += count
