@@ -62,9 +62,7 @@ class AdaptiveLimit:
     def ended(self, request: Completed) -> None:
         """An admitted request ended."""
         self._intervals.ended(request.end, request.latency, ok=request.ok)
-        if self.probe.limit is None:
-            self.estimator.add(request)
-            self.trim.ended(request.end, request.latency, good=self._slo.met(request))
+        self.take(request)
 
     def step(
         self, now: float, utilization: float | None = None, kv_utilization: float | None = None
@@ -80,17 +78,33 @@ class AdaptiveLimit:
             The interval; None when no time has passed.
         """
         interval = self._intervals.build(now, utilization, kv_utilization)
-        if interval is None:
-            return None
+        return None if interval is None else self.advance(interval, self.in_flight)
+
+    def take(self, request: Completed) -> None:
+        """Learn from a request that ended; for callers that count by themselves."""
+        if self.probe.limit is None:
+            self.estimator.add(request)
+            self.trim.ended(request.end, request.latency, good=self._slo.met(request))
+
+    def advance(self, interval: Interval, in_flight: int) -> Interval:
+        """Take an interval that ended, and move the limit; for callers that count by themselves.
+
+        Args:
+            interval: What ended in it was given to :meth:`take` before.
+            in_flight: Requests in flight at its end.
+
+        Returns:
+            The interval with its utilisation, if that was unknown and could be inferred.
+        """
         if self.probe.limit is None:
             interval = self.estimator.step(interval)
         else:
             interval = self.estimator.probed(interval, self.probe.throughput)
-            self.trim.restart(now)
+            self.trim.restart(interval.end)
         if interval.utilization is not None:
             self._utilization += BURST_GAIN * (interval.utilization - self._utilization)
         if not self.estimator.generative:
-            self.probe.step(interval, self.in_flight)
+            self.probe.step(interval, in_flight)
         self.limit = self._target()
         return interval
 
