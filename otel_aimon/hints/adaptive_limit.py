@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING
 
 from otel_aimon.hints.capacity_probe import CapacityProbe
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 INITIAL = 20
 """In force until something is known."""
+
+SLOW_START = 1.1
+"""Growth of the limit in an interval as long as nothing is known."""
 
 OVERLOAD = 0.88
 BURST_GAIN = 0.1
@@ -105,15 +109,21 @@ class AdaptiveLimit:
             self._utilization += BURST_GAIN * (interval.utilization - self._utilization)
         if not self.estimator.generative:
             self.probe.step(interval, in_flight)
-        self.limit = self._target()
+        self.limit = self._target(in_flight)
         return interval
 
-    def _target(self) -> int:
+    def _slow_start(self, in_flight: int) -> int:
+        """Until the first requests have ended, a generative model that is full is given a little more."""
+        if in_flight >= self.limit and self.estimator.generative:
+            return ceil(SLOW_START * self.limit)
+        return self.limit
+
+    def _target(self, in_flight: int) -> int:
         if self.probe.limit is not None:
             return self.probe.limit
         limits = {bound.basis: bound.limit for bound in self.estimator.bounds()}
         if not limits:
-            return self.limit
+            return self._slow_start(in_flight)
         if SLO in limits and self._utilization < OVERLOAD:
             # The headroom keeps the queue of a lasting overload short. A burst may wait.
             del limits[UTILIZATION]

@@ -28,6 +28,7 @@ RELEARN_KV = 0.2
 """What is left of the readings of the KV cache after the server, or what it is asked, has changed."""
 
 _CENSORED = 2.0
+_THROUGHPUT_GAIN = 0.1
 
 
 class ConcurrencyEstimator:
@@ -57,6 +58,7 @@ class ConcurrencyEstimator:
         self._line_shift = LineShift()
         self._workload_shift = WorkloadShift()
         self._ended: list[Completed] = []
+        self._throughput = 0.0
         self.generative = False
 
     def add(self, request: Completed) -> None:
@@ -97,6 +99,7 @@ class ConcurrencyEstimator:
         return interval
 
     def _step_generative(self, interval: Interval) -> None:
+        self._throughput += _THROUGHPUT_GAIN * (interval.throughput - self._throughput)
         self.kv_capacity.add(interval)
         line_shifted, workload_shifted = self._line_shift.step(), self._workload_shift.step()
         if line_shifted or workload_shifted:
@@ -147,7 +150,7 @@ class ConcurrencyEstimator:
             return {}
         return {
             TPOT: self.tpot_line.limit(self._slo.tpot),
-            TTFT: self.ttft_line.limit(self._slo.ttft, line) if self._slo.ttft else None,
+            TTFT: self.ttft_line.limit(self._slo.ttft, line, self._throughput) if self._slo.ttft else None,
             KV: self.kv_capacity.limit(),
         }
 

@@ -15,8 +15,10 @@ STEEPEST = 5.0
 """A queue that starts at some N has a line with a negative intercept."""
 
 KEPT = 0.05
-PROVEN = 1.05
-"""While less than this share is late, this many times what is served must be possible."""
+"""Share of late first tokens below which what is served now must be possible."""
+
+SLOW = 3.0
+"""The 95th percentile of an exponential distribution, in units of its mean."""
 
 _SERVED_GAIN = 0.05
 _RATIO = 1.03
@@ -31,16 +33,17 @@ class TtftLine:
     throughput ``X(N) ~ N / TPOT(N)`` by Little's law: from there on more requests come late than come more.
     """
 
-    __slots__ = ("_fit", "_late", "_served")
+    __slots__ = ("_fit", "_late", "_mean", "_served")
 
     def __init__(self) -> None:
         self._fit = RecursiveLeastSquares(FORGETTING, noise_grows=False, steepest=STEEPEST)
-        self._served = self._late = 0.0
+        self._served = self._late = self._mean = 0.0
 
     def add(self, in_flight: float, ttft: float, slo: float | None) -> None:
         """Take a request."""
         self._fit.add(in_flight, ttft)
         self._served += _SERVED_GAIN * (in_flight - self._served)
+        self._mean += _SERVED_GAIN * (ttft - self._mean)
         self._late += _SERVED_GAIN * ((slo is not None and ttft > slo) - self._late)
 
     def step(self) -> None:
@@ -60,12 +63,16 @@ class TtftLine:
         """The line; None as long as too few requests were seen."""
         return self._fit.line()
 
-    def limit(self, slo: float, tpot: Line) -> float | None:
+    def limit(self, slo: float, tpot: Line, throughput: float = 0.0) -> float | None:
         """Requests in flight at which goodput is greatest.
+
+        It is at least what is served in time now, and as many more as may wait until it is late: by Little's
+        law, each makes the others wait for ``1/X`` at most.
 
         Args:
             slo: Seconds that the first token may take.
             tpot: Of the same model.
+            throughput: Requests per second, X.
         """
         line = self.line()
         if line is None:
@@ -77,7 +84,9 @@ class TtftLine:
             if goodput > best:
                 best, at = goodput, n
             n *= _RATIO
-        return max(at, PROVEN * self._served) if self._late < KEPT else at
+        if self._late >= KEPT:
+            return at
+        return max(at, self._served + throughput * max(0.0, slo - SLOW * self._mean))
 
 
 def _share_below(limit: float, mean: float, sd: float) -> float:
