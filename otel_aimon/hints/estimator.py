@@ -66,7 +66,13 @@ class ConcurrencyEstimator:
     def add(self, request: Completed) -> None:
         """Take a request that ended: it is judged at the end of the interval, when all is known of it."""
         if request.ok:
+            self.notice(request)
             self._ended.append(request)
+
+    def notice(self, request: Completed) -> None:
+        """Learn of what kind the model is, and nothing else."""
+        if (request.tokens_out or 0) > 1:
+            self.generative = True
 
     def probed(self, interval: Interval, saturated_throughput: float | None) -> Interval:
         """Take an interval in which the limit was lowered on purpose: the bounds do not learn from it.
@@ -119,7 +125,6 @@ class ConcurrencyEstimator:
             first, tpot = request.start, request.latency / tokens
         if first is None or tpot is None:
             return
-        self.generative = True
         self._steps += _STEPS_GAIN * (tokens - 1 - self._steps)
         if request.tokens_in is not None:
             self._workload_shift.add(request.tokens_in)

@@ -363,9 +363,12 @@ class Limiter:
                 rejected=self.shed - self._shed_before,
             )
             self._area, self._stepped, self._shed_before = area, now, self.shed
-            if interval.rejected:
-                self._control.trim.rejected()
-            self._control.advance(interval, self.in_flight)
+            in_flight = self.in_flight
+        # Without the lock: nobody waits for our arithmetic.
+        if interval.rejected:
+            self._control.trim.rejected()
+        self._control.advance(interval, in_flight)
+        with self._lock:
             self.limit = self._control.limit
             self._dispatch()
 
