@@ -17,15 +17,13 @@ from hypothesis import strategies as st
 
 from otel_aimon.core import guard
 from otel_aimon.hints.limiter import (
-    MOST_MODELS,
-    OTHER,
     STALE_SECONDS,
     Limiter,
-    Limiters,
     LimitExceededError,
     Mode,
     Priority,
 )
+from otel_aimon.hints.limiters import MOST_MODELS, OTHER, Limiters
 from otel_aimon.hints.observation import Slo
 from otel_aimon.hints.waiting import Waiter, task_waiter
 
