@@ -39,6 +39,7 @@ PASSIVE = {
     "otel-aimon": HINT,
     **{name: path for name, path in ENFORCED.items() if path.startswith("concurrency_baselines")},
 }
+KINDS = {"fifo": "F", "llm": "L"}
 TARGETS = {"F": 0.98, "L": 0.965}
 LEAST = 0.93
 MOST_SHED = {"F": 0.02, "L": 0.003}
@@ -53,6 +54,10 @@ class Simulator:
         self.score = importlib.import_module("score")
         self.passive = importlib.import_module("passive")
         self.scenarios = importlib.import_module("scenarios").S
+
+    def kind(self, key):
+        """F for a queue before some servers, L for a language model."""
+        return KINDS[self.scenarios[key]["kind"]]
 
     def keys(self, only):
         known = list(self.scenarios) + list(self.passive.SITUATIONS)
@@ -106,7 +111,7 @@ def overloaded(simulator, shares, kind=""):
     return [
         share
         for key, share in shares.items()
-        if not simulator.scenarios[key].get("under") and key.startswith(kind)
+        if not simulator.scenarios[key].get("under") and kind in ("", simulator.kind(key))
     ]
 
 
@@ -123,9 +128,9 @@ def failures(simulator, result):
         if share < LEAST and not simulator.scenarios[key].get("under")
     ]
     found += [
-        f"{key} shed {shed:.1%} > {MOST_SHED[key[0]]:.1%}"
+        f"{key} shed {shed:.1%} > {MOST_SHED[simulator.kind(key)]:.1%}"
         for key, shed in result["shed"].items()
-        if simulator.scenarios[key].get("under") and shed > MOST_SHED.get(key[0], 1.0)
+        if simulator.scenarios[key].get("under") and shed > MOST_SHED[simulator.kind(key)]
     ]
     found += [
         f"{key} {share:.3f} < {LEAST_PASSIVE}"

@@ -86,7 +86,9 @@ class AdaptiveLimit:
 
     def take(self, request: Completed) -> None:
         """Learn from a request that ended; for callers that count by themselves."""
-        if self.probe.limit is None:
+        if self.probe.limit is not None:
+            self.estimator.notice(request)
+        else:
             self.estimator.add(request)
             self.trim.ended(request.end, request.latency, good=self._slo.met(request))
 
@@ -107,7 +109,9 @@ class AdaptiveLimit:
             self.trim.restart(interval.end)
         if interval.utilization is not None:
             self._utilization += BURST_GAIN * (interval.utilization - self._utilization)
-        if not self.estimator.generative:
+        if self.estimator.generative:
+            self.probe.stop()
+        else:
             self.probe.step(interval, in_flight)
         self.limit = self._target(in_flight)
         return interval

@@ -23,6 +23,9 @@ LONGEST = 30
 INFERRED_COMPLETIONS = 15
 """A utilisation that is inferred from completions needs so many."""
 
+SLOWED = 0.85
+"""Share of the throughput in saturation: with less, there is no saturation."""
+
 _CHANGED = 1.2
 _CHANGED_INTERVALS = 3
 _SHORTEST_PAUSE = 5.0
@@ -31,11 +34,11 @@ _SHORTEST_PAUSE = 5.0
 class _Reading:
     """Means over the intervals of a probe."""
 
-    __slots__ = ("_busy_seconds", "_completions", "_request_seconds", "_seconds")
+    __slots__ = ("_busy_seconds", "_request_seconds", "_seconds", "completions")
 
     def __init__(self) -> None:
         self._seconds = self._busy_seconds = self._request_seconds = 0.0
-        self._completions = 0
+        self.completions = 0
 
     def add(self, interval: Interval) -> bool:
         """Take an interval; True when that is enough to judge by."""
@@ -44,8 +47,16 @@ class _Reading:
         self._seconds += interval.seconds
         self._busy_seconds += interval.utilization * interval.seconds
         self._request_seconds += interval.in_flight * interval.seconds
-        self._completions += interval.completions
-        return not interval.inferred or self._completions >= INFERRED_COMPLETIONS
+        self.completions += interval.completions
+        return not interval.inferred or self.completions >= INFERRED_COMPLETIONS
+
+    def believe(self, utilization: float) -> None:
+        """Replace the utilisation that was measured."""
+        self._busy_seconds = utilization * self._seconds
+
+    @property
+    def throughput(self) -> float:
+        return self.completions / self._seconds
 
     @property
     def utilization(self) -> float:
@@ -59,8 +70,8 @@ class _Reading:
 class CapacityProbe:
     """Decides when to probe, and reads the capacity off the probe.
 
-    It probes only while requests are being turned away: a server that has room shows its capacity
-    without it. Source: ProbeRTT of BBR, N. Cardwell et al., ACM Queue 2016.
+    It probes when it knows nothing of a server that is saturated, and later only while requests are being
+    turned away: a server that has room shows its capacity without it. Source: ProbeRTT of BBR, N. Cardwell et al., ACM Queue 2016.
 
     Args:
         law: What the measurement is for.
@@ -94,6 +105,9 @@ class CapacityProbe:
             self._finish(interval)
         elif self._intervals >= LONGEST:
             self._stop(interval)
+        elif judged and drained and self._slowed():
+            self._reading.believe(self._reading.throughput / (self.throughput or 1.0))
+            self._finish(interval)
         elif judged and drained:
             self._deepen(interval)
         elif not drained:
@@ -121,6 +135,16 @@ class CapacityProbe:
         capacity = self._law.capacity
         believed = in_flight if capacity is None else min(capacity, in_flight)
         self.limit = max(LEAST, int(DEPTH * believed))
+
+    def _slowed(self) -> bool:
+        """Throughput fell with the limit, so that the limit is what bounds it, whatever a counter says."""
+        if self.throughput is None or self._reading.completions < INFERRED_COMPLETIONS:
+            return False
+        return self._reading.throughput < SLOWED * self.throughput
+
+    def stop(self) -> None:
+        """Probe no longer: the model is of another kind."""
+        self.limit = None
 
     def _deepen(self, interval: Interval) -> None:
         """There still was a queue: the capacity is less than believed."""

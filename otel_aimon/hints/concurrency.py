@@ -83,8 +83,11 @@ class ConcurrencyAdvisor:
         self.estimator.step(interval)
         if not self.estimator.generative and self.estimator.utilization_law.saturated:
             self._saturated_at = interval.end
-        binding = self.estimator.binding()
-        if binding is None or frozen or self._requests < LEAST_REQUESTS:
+        if frozen or self._requests < LEAST_REQUESTS:
+            return False
+        bounds = self.estimator.bounds()
+        binding = min(bounds, key=lambda bound: bound.limit, default=None)
+        if binding is None:
             return False
         sure = self._confidence(binding, interval.end)
         raw = binding.limit
@@ -92,14 +95,14 @@ class ConcurrencyAdvisor:
         if lower_bound:
             raw = min(raw, max(1.0, LOW_CONFIDENCE_PEAKS * self._peak.value))
         changed = self._publication.add(raw, interval.end)
-        self._publish(binding.basis, sure, lower_bound=lower_bound)
+        self._publish(bounds, binding.basis, sure, lower_bound=lower_bound)
         return changed
 
     def _confidence(self, binding: Bound, now: float) -> Confidence:
         since = None if self._saturated_at is None else now - self._saturated_at
         return confidence(binding.limit, self._peak.value, since)
 
-    def _publish(self, basis: str, sure: Confidence, *, lower_bound: bool) -> None:
+    def _publish(self, bounds: list[Bound], basis: str, sure: Confidence, *, lower_bound: bool) -> None:
         limit = self._publication.value
         if limit is None:
             return
@@ -110,5 +113,5 @@ class ConcurrencyAdvisor:
             confidence=sure,
             lower_bound=lower_bound,
             kv_tokens=None if held is None else held * limit,
-            bounds=tuple(self.estimator.bounds()),
+            bounds=tuple(bounds),
         )

@@ -29,6 +29,7 @@ RELEARN_KV = 0.2
 
 _CENSORED = 2.0
 _THROUGHPUT_GAIN = 0.1
+_STEPS_GAIN = 0.02
 
 
 class ConcurrencyEstimator:
@@ -59,12 +60,19 @@ class ConcurrencyEstimator:
         self._workload_shift = WorkloadShift()
         self._ended: list[Completed] = []
         self._throughput = 0.0
+        self._steps = 1.0
         self.generative = False
 
     def add(self, request: Completed) -> None:
         """Take a request that ended: it is judged at the end of the interval, when all is known of it."""
         if request.ok:
+            self.notice(request)
             self._ended.append(request)
+
+    def notice(self, request: Completed) -> None:
+        """Learn of what kind the model is, and nothing else."""
+        if (request.tokens_out or 0) > 1:
+            self.generative = True
 
     def probed(self, interval: Interval, saturated_throughput: float | None) -> Interval:
         """Take an interval in which the limit was lowered on purpose: the bounds do not learn from it.
@@ -117,7 +125,7 @@ class ConcurrencyEstimator:
             first, tpot = request.start, request.latency / tokens
         if first is None or tpot is None:
             return
-        self.generative = True
+        self._steps += _STEPS_GAIN * (tokens - 1 - self._steps)
         if request.tokens_in is not None:
             self._workload_shift.add(request.tokens_in)
         waiting = self._history.mean(request.start, first)
@@ -140,17 +148,15 @@ class ConcurrencyEstimator:
             Bound(basis, min(MOST, max(LEAST, limit))) for basis, limit in found.items() if limit is not None
         ]
 
-    def binding(self) -> Bound | None:
-        """The least bound; None as long as nothing is known."""
-        return min(self.bounds(), key=lambda bound: bound.limit, default=None)
-
     def _generative_limits(self) -> dict[str, float | None]:
         line = self.tpot_line.line()
         if line is None or (self.ttft_line.line() is None and self.ttft_line.seen):
             return {}
         return {
             TPOT: self.tpot_line.limit(self._slo.tpot),
-            TTFT: self.ttft_line.limit(self._slo.ttft, line, self._throughput) if self._slo.ttft else None,
+            TTFT: self.ttft_line.limit(self._slo.ttft, line, self._steps, self._throughput)
+            if self._slo.ttft
+            else None,
             KV: self.kv_capacity.limit(),
         }
 

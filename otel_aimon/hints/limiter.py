@@ -1,6 +1,6 @@
 """The concurrency limiter: slots for the requests of one model. Off unless it is switched on.
 
-    with limiter("my-model"):
+    with limiters.get("my-model")():
         ...
 
 The body runs when there is a slot; else :class:`LimitExceededError` is raised, after ``max_wait``. A limiter that
@@ -10,8 +10,6 @@ cannot tell lets pass: an error of ours, or nobody who moves the limit, never ke
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import os
 import threading
 import weakref
@@ -19,24 +17,20 @@ from collections import deque
 from contextvars import ContextVar
 from enum import Enum, IntEnum
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from otel_aimon.core.guard import swallow
 from otel_aimon.hints.adaptive_limit import AdaptiveLimit
-from otel_aimon.hints.observation import Completed, Interval, Slo
+from otel_aimon.hints.admission import Admission
+from otel_aimon.hints.observation import Completed, Interval
+from otel_aimon.hints.permit import NO_EPOCH, NO_SLOT, Permit
 from otel_aimon.hints.waiting import WaitingQueue, task_waiter, thread_waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
+    from otel_aimon.hints.observation import Slo
     from otel_aimon.hints.waiting import Waiter
-
-    Function = TypeVar("Function", bound=Callable[..., Any])
-
-MOST_MODELS = 100
-OTHER = "other"
-"""Further models share one limiter."""
 
 LONGEST_WAIT = 60.0
 """No wait is longer, so that none is for ever: not even when two limiters are entered in opposite orders."""
@@ -49,8 +43,6 @@ MOST_UNSEEN = 100_000
 """Requests that ended and were not looked at yet: more are forgotten when nobody looks."""
 
 LEAST_RETRY_AFTER = 1.0
-NO_EPOCH = -1
-
 _PLACE = "concurrency limiter"
 
 
@@ -89,36 +81,6 @@ class LimitExceededError(Exception):
 
     def __reduce__(self) -> tuple[type[LimitExceededError], tuple[str, float]]:
         return type(self), (self.model, self.retry_after)
-
-
-class Permit:
-    """A slot that a request holds; what it tells makes the limit better.
-
-    Attributes:
-        start: Monotonic seconds at which it was admitted.
-        tokens_in: Tokens of the prompt, if the application knows them.
-        tokens_out: Tokens generated.
-    """
-
-    # On the class, so that making one sets no more than it must.
-    active = True
-    first: float | None = None
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-
-    def __init__(self, start: float, epoch: int) -> None:
-        self.start = start
-        self.epoch = epoch
-
-    def first_token(self) -> None:
-        """The first token was generated just now."""
-        if self.first is None:
-            self.first = monotonic()
-
-
-NO_SLOT = Permit(0.0, NO_EPOCH)
-NO_SLOT.active = False
-"""Taken where the body runs without a slot; nobody writes to it."""
 
 
 class Limiter:
@@ -363,9 +325,12 @@ class Limiter:
                 rejected=self.shed - self._shed_before,
             )
             self._area, self._stepped, self._shed_before = area, now, self.shed
-            if interval.rejected:
-                self._control.trim.rejected()
-            self._control.advance(interval, self.in_flight)
+            in_flight = self.in_flight
+        # Without the lock: nobody waits for our arithmetic.
+        if interval.rejected:
+            self._control.trim.rejected()
+        self._control.advance(interval, in_flight)
+        with self._lock:
             self.limit = self._control.limit
             self._dispatch()
 
@@ -373,76 +338,6 @@ class Limiter:
 def _completed(permit: Permit, end: float, *, ok: bool) -> Completed:
     ttft = None if permit.first is None else permit.first - permit.start
     return Completed(end, end - permit.start, ok, permit.tokens_in, permit.tokens_out, ttft)
-
-
-class Admission:
-    """Asks a limiter for a slot around a block or a function.
-
-    It may be used again, by threads and tasks at the same time: each way out gives back what one way in took.
-    """
-
-    __slots__ = ("_entered", "_limiter", "_max_wait", "_priority")
-
-    def __init__(self, limiter: Limiter, priority: int, max_wait: float) -> None:
-        self._limiter = limiter
-        # A plain number: it is an index on the way in.
-        self._priority = int(priority)
-        self._max_wait = max_wait
-        self._entered: list[Permit] = []
-
-    def __enter__(self) -> Permit:
-        permit = self._limiter.acquire(self._priority, self._max_wait)
-        self._entered.append(permit)
-        return permit if permit.active else self._limiter.current()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._limiter.release(self._entered.pop(), kind is None)
-
-    async def __aenter__(self) -> Permit:
-        permit = await self._limiter.acquire_async(self._priority, self._max_wait)
-        self._entered.append(permit)
-        return permit if permit.active else self._limiter.current()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._limiter.release(self._entered.pop(), kind is None)
-
-    def __call__(self, function: Function) -> Function:
-        """Decorate a function: it holds a slot while it runs, is awaited or is iterated.
-
-        Raises:
-            TypeError: It is an asynchronous generator; enter the limiter inside it.
-        """
-        limiter, priority, max_wait = self._limiter, self._priority, self._max_wait
-        if inspect.isasyncgenfunction(function):
-            raise TypeError("an asynchronous generator cannot be decorated: use `async with` inside it")
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def limited_async(*args: Any, **kwargs: Any) -> Any:
-                async with Admission(limiter, priority, max_wait):
-                    return await function(*args, **kwargs)
-
-            return limited_async  # type: ignore[return-value]
-
-        if inspect.isgeneratorfunction(function):
-
-            @functools.wraps(function)
-            def limited_generator(*args: Any, **kwargs: Any) -> Any:
-                with Admission(limiter, priority, max_wait):
-                    return (yield from function(*args, **kwargs))
-
-            return limited_generator  # type: ignore[return-value]
-
-        @functools.wraps(function)
-        def limited(*args: Any, **kwargs: Any) -> Any:
-            with Admission(limiter, priority, max_wait):
-                return function(*args, **kwargs)
-
-        return limited  # type: ignore[return-value]
 
 
 _limiters: weakref.WeakSet[Limiter] = weakref.WeakSet()
@@ -455,35 +350,3 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-class Limiters:
-    """The limiters of a process, by model; the further ones share one.
-
-    Args:
-        slo: What is promised, for every model.
-        mode: Off unless switched on.
-        clock: Monotonic seconds; injected by tests.
-    """
-
-    def __init__(
-        self, slo: Slo | None = None, mode: Mode = Mode.OFF, clock: Callable[[], float] = monotonic
-    ) -> None:
-        self._slo = slo or Slo()
-        self._mode = mode
-        self._clock = clock
-        self._by_model: dict[str, Limiter] = {}
-
-    def get(self, model: str) -> Limiter:
-        """The limiter of a model."""
-        found = self._by_model.get(model)
-        if found is None:
-            name = model if len(self._by_model) < MOST_MODELS else OTHER
-            found = self._by_model.get(name)
-        if found is None:
-            found = self._by_model.setdefault(name, Limiter(name, self._slo, self._mode, self._clock))
-        return found
-
-    def all(self) -> list[Limiter]:
-        """Every limiter that was asked for."""
-        return list(self._by_model.values())

@@ -53,7 +53,8 @@ class Interval:
         in_flight: Requests in flight: the mean over time, not over samples.
         completions: Requests that succeeded.
         mean_latency: Their mean latency in seconds; None without any.
-        utilization: Busy share of the bottleneck, from 0 to 1; None when unknown.
+        utilization: Busy share of the bottleneck, from 0 to 1, such as CPU time over the CPUs there are; None
+            when unknown. NVML's GPU utilisation is none: one small kernel after another makes it 1.
         kv_utilization: Used share of the KV cache, from 0 to 1; None when unknown.
         rejected: Requests that a limiter turned away.
         inferred: The utilisation was not measured, so that it is no better than the count of completions.

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from otel_aimon.hints.observation import Completed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from otel_aimon.hints.adaptive_limit import AdaptiveLimit
 
 
@@ -34,18 +32,20 @@ class Server:
         self.admitted = self.shed = 0
         self.limits: list[int] = []
 
-    def run(
-        self, seconds: int, *, measured: bool = True, each: Callable[[Server], None] | None = None
-    ) -> None:
-        """Serve for so many seconds, telling the limit the utilisation if that is measured."""
+    def run(self, seconds: int, *, measured: bool = True, pegged: bool = False) -> None:
+        """Serve for so many seconds, and tell the limit the utilisation.
+
+        Args:
+            seconds: How long.
+            measured: Else it is not told.
+            pegged: It is told that it is 1.
+        """
         for _ in range(seconds):
             before = self.busy_seconds
             self._until(float(int(self.now) + 1))
-            utilization = (self.busy_seconds - before) / self.workers
+            utilization = 1.0 if pegged else (self.busy_seconds - before) / self.workers
             self.limit.step(self.now, min(1.0, utilization) if measured else None)
             self.limits.append(self.limit.limit)
-            if each is not None:
-                each(self)
 
     def _until(self, end: float) -> None:
         while True:

@@ -28,6 +28,12 @@ def test_finds_the_capacity_in_overload(workers: int, measured: bool) -> None:
     assert median(overloaded.limits[60:]) == pytest.approx(ideal, rel=0.2)
 
 
+def test_a_counter_that_always_says_busy_does_not_throttle() -> None:
+    misread = server(workers=16, load=1.4)
+    misread.run(240, pegged=True)
+    assert median(misread.limits[120:]) >= 17
+
+
 @pytest.mark.parametrize("measured", [True, False])
 def test_sheds_nothing_where_there_is_room(measured: bool) -> None:
     idle = server(workers=16, load=0.5)
@@ -66,6 +72,34 @@ def test_a_server_that_hangs_is_not_throttled_for_ever() -> None:
         probed.append(limit.limit)
     assert set(probed[:-1]) == {14}
     assert limit.probe.limit is None
+
+
+def test_a_generative_model_is_not_probed() -> None:
+    limit = AdaptiveLimit(Slo(ttft=1.0, tpot=0.05))
+    for _ in range(INITIAL):
+        limit.started(0.0)
+    limit.ended(Completed(1.0, 1.0))
+    limit.step(1.0, 1.0)
+    assert limit.probe.limit is not None
+    for _ in range(3):
+        limit.ended(generated(2.0, 0.02))
+    limit.step(2.0, 1.0)
+    limit.ended(generated(3.0, 0.02))
+    limit.step(3.0, 1.0)
+    assert limit.estimator.generative
+    assert limit.probe.limit is None
+
+
+def test_a_generative_model_that_is_full_is_given_more_until_something_is_known() -> None:
+    limit = AdaptiveLimit(Slo(ttft=1.0, tpot=0.05))
+    limits = []
+    for second in range(4):
+        while limit.in_flight < limit.limit + 1:
+            limit.started(float(second))
+        limit.ended(generated(second + 0.9, 0.02))
+        limit.step(second + 1.0)
+        limits.append(limit.limit)
+    assert limits == [22, 25, 28, 31]
 
 
 def test_requests_that_share_their_steps_are_bounded_by_the_time_per_token() -> None:

@@ -17,16 +17,15 @@ from hypothesis import strategies as st
 
 from otel_aimon.core import guard
 from otel_aimon.hints.limiter import (
-    MOST_MODELS,
-    OTHER,
     STALE_SECONDS,
     Limiter,
-    Limiters,
     LimitExceededError,
     Mode,
     Priority,
 )
+from otel_aimon.hints.limiters import MOST_MODELS, OTHER, Limiters
 from otel_aimon.hints.observation import Slo
+from otel_aimon.hints.waiting import Waiter, task_waiter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -464,3 +463,64 @@ def test_the_time_in_flight_is_exact() -> None:
     assert (interval.in_flight, interval.completions, interval.mean_latency) == (1.25, 1, 0.25)
     assert in_flight == 1
     limiter.release(second, False)
+
+
+def test_an_error_of_ours_lets_a_task_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "RERAISE", False)
+    limiter = enforcing(1)
+
+    def broken() -> float:
+        raise RuntimeError
+
+    async def main() -> None:
+        async with limiter() as permit:
+            permit.tokens_in = 3
+            assert limiter.in_flight == 0
+
+    limiter._clock = broken
+    asyncio.run(main())
+    assert limiter.in_flight == 0
+
+
+@pytest.mark.parametrize("granted", [False, True])
+def test_a_thread_that_is_interrupted_while_it_waits_leaves_nothing(
+    granted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter = enforcing(1)
+    held = fill(limiter, 1)
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if granted:
+                limiter.release(held[0], True)
+            raise KeyboardInterrupt
+
+    def waiter() -> tuple[Waiter, threading.Event]:
+        event = Interrupted()
+        return Waiter(event.set), event
+
+    monkeypatch.setattr("otel_aimon.hints.limiter.thread_waiter", waiter)
+    with pytest.raises(KeyboardInterrupt):
+        limiter.acquire(Priority.NORMAL, 10.0)
+    assert limiter.in_flight == (0 if granted else 1)
+    assert limiter._waiting.first() is None
+
+
+def test_a_task_whose_loop_is_closed_is_not_woken() -> None:
+    async def main() -> Waiter:
+        return task_waiter()[0]
+
+    asyncio.run(main()).wake()
+
+
+def test_tasks_are_turned_away_at_once_or_after_their_wait() -> None:
+    async def main() -> None:
+        limiter = enforcing(1)
+        fill(limiter, 1)
+        for wait in (0.0, 0.001):
+            with pytest.raises(LimitExceededError):
+                async with limiter(max_wait=wait):
+                    pytest.fail("ran")
+        assert (limiter.in_flight, limiter.shed) == (1, 2)
+
+    asyncio.run(main())

@@ -21,7 +21,7 @@ SLOW = 3.0
 """The 95th percentile of an exponential distribution, in units of its mean."""
 
 _SERVED_GAIN = 0.05
-_RATIO = 1.03
+_RATIO = 1.04
 _MOST = 1000.0
 
 
@@ -30,7 +30,8 @@ class TtftLine:
 
     How long a prompt takes depends on its length above all, and some break the promise at any N. The
     bound is therefore not a quantile but the N of the greatest goodput, ``X(N) P(TTFT <= SLO)``, with the
-    throughput ``X(N) ~ N / TPOT(N)`` by Little's law: from there on more requests come late than come more.
+    throughput ``X(N) = N / (TTFT(N) + steps TPOT(N))`` by Little's law: from there on more requests come late
+    than come more.
     """
 
     __slots__ = ("_fit", "_late", "_mean", "_served")
@@ -63,7 +64,7 @@ class TtftLine:
         """The line; None as long as too few requests were seen."""
         return self._fit.line()
 
-    def limit(self, slo: float, tpot: Line, throughput: float = 0.0) -> float | None:
+    def limit(self, slo: float, tpot: Line, steps: float, throughput: float = 0.0) -> float | None:
         """Requests in flight at which goodput is greatest.
 
         It is at least what is served in time now, and as many more as may wait until it is late: by Little's
@@ -72,6 +73,7 @@ class TtftLine:
         Args:
             slo: Seconds that the first token may take.
             tpot: Of the same model.
+            steps: Mean number of tokens after the first.
             throughput: Requests per second, X.
         """
         line = self.line()
@@ -80,7 +82,8 @@ class TtftLine:
         best, at = 0.0, 1.0
         n = 1.0
         while n < _MOST:
-            goodput = n / tpot.at(n) * _share_below(slo, line.at(n), max(line.noise_at(n), 1e-9))
+            latency = max(0.0, line.at(n)) + steps * tpot.at(n)
+            goodput = n / latency * _share_below(slo, line.at(n), max(line.noise_at(n), 1e-9))
             if goodput > best:
                 best, at = goodput, n
             n *= _RATIO
