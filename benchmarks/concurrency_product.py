@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from otel_aimon.hints.adaptive_limit import AdaptiveLimit
-from otel_aimon.hints.concurrency import ConcurrencyAdvisor
-from otel_aimon.hints.intervals import IntervalBuilder
-from otel_aimon.hints.observation import Completed, Slo
+from otel_aimon.hinting.adaptive_limit import AdaptiveLimit
+from otel_aimon.hinting.concurrency import ConcurrencyAdvisor
+from otel_aimon.hinting.intervals import IntervalBuilder
+from otel_aimon.hinting.observation import Completed, Slo
 
 BEFORE_A_HINT = 20
 

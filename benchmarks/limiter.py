@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from time import perf_counter
 
-from otel_aimon.hints.limiter import Limiter, Mode
-from otel_aimon.hints.observation import Slo
+from otel_aimon.hinting.limiter import Limiter, Mode
+from otel_aimon.hinting.observation import Slo
 
 REPEATS = 7
 TARGET = 2e-6
