@@ -6,24 +6,30 @@
 from otel_aimon.alerts.events import AlertEvent
 from otel_aimon.api import (
     force_flush,
+    hints,
     inference,
     instrument,
     instrument_module,
+    limiter,
     monitor,
     on_alert,
     uninstrument,
 )
 from otel_aimon.config import Settings
+from otel_aimon.hinting.errors import LimitExceededError
 from otel_aimon.version import __version__
 
 __all__ = [
     "AlertEvent",
+    "LimitExceededError",
     "Settings",
     "__version__",
     "force_flush",
+    "hints",
     "inference",
     "instrument",
     "instrument_module",
+    "limiter",
     "monitor",
     "on_alert",
     "uninstrument",

@@ -6,8 +6,8 @@ import functools
 import inspect
 import logging
 import operator
-from types import AsyncGeneratorType, GeneratorType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from types import AsyncGeneratorType, GeneratorType, MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from opentelemetry.context import attach
 from opentelemetry.trace import SpanKind
@@ -27,7 +27,7 @@ from otel_aimon.entrypoints import FRAMEWORK_INSTRUMENTORS, AimonInstrumentor
 from otel_aimon.instrumentation import loader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextvars import Token
 
     from opentelemetry.context import Context
@@ -36,8 +36,12 @@ if TYPE_CHECKING:
     from otel_aimon.alerts.events import AlertEvent
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.stream import OnItem
+    from otel_aimon.hinting.admission import Admission
+    from otel_aimon.hinting.model_hints import ModelHints
 
 logger = logging.getLogger("otel_aimon")
+
+Priority = Literal["low", "normal", "high"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -94,6 +98,54 @@ def on_alert(callback: Callable[[AlertEvent], object]) -> Callable[[], None]:
     from otel_aimon.alerts.watch import CALLBACKS
 
     return CALLBACKS.add(callback)
+
+
+def hints() -> Mapping[str, ModelHints]:
+    """What is known of each model that this process serves, by its name.
+
+    It is a look-up of what was worked out within the last second: cheap enough for every request. Empty while
+    nothing is known, where hints are switched off and where nothing is instrumented.
+
+        hint = otel_aimon.hints().get("my-model")
+        if hint is not None and hint.limit is not None: ...
+    """
+    running = runtime.current()
+    watch = None if running is None else running.watches.hints
+    return _NO_HINTS if watch is None else watch.hints
+
+
+_NO_HINTS: Mapping[str, ModelHints] = MappingProxyType({})
+
+
+def limiter(model: str, *, priority: Priority = "normal", max_wait: float = 0.0) -> Admission:
+    """Hold one of a model's slots: as a context manager, with ``async with``, or as a decorator.
+
+    What it does is the setting ``limiter``: ``off``, the default, passes everything; ``dry_run`` counts what it would
+    have turned away; ``enforce`` turns away what the model cannot serve within the objectives. It never keeps a request
+    out because of an error of its own.
+
+        with otel_aimon.limiter("my-model"):
+            ...
+
+    Args:
+        model: Its name, as in ``aimon.model.name``: what is seen of its requests makes the limit better.
+        priority: ``low`` makes room first, ``high`` has a reserve.
+        max_wait: Seconds to wait for a slot, at most a minute.
+
+    Raises:
+        LimitExceededError: On entry, when there is no slot: answer 429 or 503.
+        ValueError: ``priority`` is none of the three.
+    """
+    global _limiting
+    if _limiting is None:
+        # Imported with the first use: most processes limit nothing.
+        from otel_aimon.hinting.limiters import admission
+
+        _limiting = admission
+    return _limiting(model, priority, max_wait)
+
+
+_limiting: Callable[[str, str, float], Admission] | None = None
 
 
 def force_flush() -> None:

@@ -78,6 +78,16 @@ def _some_of(known: tuple[str, ...]) -> Callable[[Any], tuple[str, ...]]:
     return parse
 
 
+def _one_of(*known: str) -> Callable[[Any], str]:
+    def parse(raw: Any) -> str:
+        word = str(raw).strip().lower()
+        if word not in known:
+            raise ValueError(raw)
+        return word
+
+    return parse
+
+
 def _path(raw: Any) -> str:
     if not isinstance(raw, (str, os.PathLike)):
         raise TypeError
@@ -130,6 +140,8 @@ class Settings:
         alert_tick: Seconds between two judgements of what is usual.
         alert_learning: Seconds in which it is learned what is usual, before anything is unusual.
         alert_state: File in which it is kept what was learned; empty for none.
+        hints: Tell how many requests at once a model can serve, which batch size pays, and how many replicas.
+        limiter: What ``otel_aimon.limiter()`` does: nothing, count what it would turn away, or turn it away.
         lock_directory: Where the processes of a host elect who exports its metrics; empty for
             ``/tmp/otel-aimon``.
     """
@@ -227,6 +239,18 @@ class Settings:
         "the path of a file",
         _path,
         "File that keeps what was learned over a restart; one for each process.",
+    )
+    hints: bool = _setting(
+        True,
+        "true or false",
+        _flag,
+        "Tell how many requests at once a model can serve, which batch size pays, and how many replicas the load needs.",
+    )
+    limiter: str = _setting(
+        "off",
+        "off, dry_run or enforce",
+        _one_of("off", "dry_run", "enforce"),
+        "What `otel_aimon.limiter()` and the middleware do: nothing, count what they would turn away, or turn it away.",
     )
     lock_directory: str = _setting(
         "",

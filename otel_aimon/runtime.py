@@ -25,11 +25,10 @@ from otel_aimon.resources.energy import EnergyAttribution
 from otel_aimon.resources.monitor import ResourceMonitor
 from otel_aimon.telemetry_loss import TelemetryLoss
 from otel_aimon.version import __version__
+from otel_aimon.watches import Watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-
-    from otel_aimon.alerts.watch import AlertWatch
 
 logger = logging.getLogger("otel_aimon")
 
@@ -77,25 +76,32 @@ class Runtime:
         self._counts_energy = bool({GPU, HOST} & set(settings.resources))
         self.instruments = InferenceInstruments(meter)
         self.loss = TelemetryLoss(lambda: self.providers)
-        self.alerts = self._watch() if settings.alerts else None
+        self.watches = Watches(
+            settings,
+            self.recorder,
+            self.windows,
+            logger_provider,
+            dropped=self.loss.look,
+            wake=self._start_pipeline,
+        )
         self.pipeline = Pipeline(
             self.recorder,
             (
                 self.instruments.record,
                 self.windows.consume,
-                *((self.alerts.consume,) if self.alerts is not None else ()),
+                self.watches.consume,
                 *((self.energy.consume,) if self._counts_energy else ()),
             ),
             interval=settings.interval,
             tick=self._tick,
+            prepare=self.watches.prepare,
         )
         self.processor = processor.InferenceSpanProcessor(self.recorder, self.pipeline.drain)
         self._wants_processor = False
         self.resources = ResourceMonitor(settings)
         if self._counts_energy:
             self.resources.add_consumer(self.energy.sampled)
-        if self.alerts is not None:
-            self.resources.add_consumer(self.alerts.sampled)
+        self.resources.add_consumer(self.watches.sampled)
         if self.resources.loop_lag is not None:
             self.resources.loop_lag.install(self.recorder)
         self.shutdown_hooks = Hooks("uvicorn", self.recorder, settings)
@@ -107,22 +113,9 @@ class Runtime:
         self.windows.register(meter)
         if self._counts_energy:
             self.energy.register(meter)
-        if self.alerts is not None:
-            self.alerts.register(meter)
+        self.watches.register(meter)
         self.resources.register(meter)
         selfmon.register(meter, self.recorder, self.pipeline, self.resources.sampler)
-
-    def _watch(self) -> AlertWatch:
-        # Imported where it is needed: a process without alerts has no use for their rules.
-        from otel_aimon.alerts.watch import AlertWatch
-
-        logger = _logs.get_logger(
-            semconv.SCOPE,
-            __version__,
-            logger_provider=self._logger_provider,
-            schema_url=semconv.SCHEMA_URL,
-        )
-        return AlertWatch(self.settings, self.recorder, self.windows, logger, dropped=self.loss.look)
 
     @property
     def meter_provider(self) -> Any:
@@ -153,16 +146,17 @@ class Runtime:
         self.energy.after_fork_in_child()
         self.processor.after_fork_in_child()
         self.resources.after_fork_in_child()
-        if self.alerts is not None:
-            self.alerts.after_fork_in_child()
+        self.watches.after_fork_in_child()
         if self._wants_processor:
             self.pipeline.start_thread()
 
+    def _start_pipeline(self) -> None:
+        self.pipeline.start_thread()
+
     def _tick(self) -> None:
+        self.watches.tick()
         self._attach_processor()
         self.resources.start()
-        if self.alerts is not None:
-            self.alerts.tick()
 
     def _attach_processor(self) -> None:
         if self._wants_processor and processor.attach(
@@ -209,8 +203,7 @@ class Runtime:
 
     def end_alerts(self) -> None:
         """Resolve the alerts of a process that ends."""
-        if self.alerts is not None:
-            self.alerts.shutdown()
+        self.watches.shutdown()
 
     def stop(self) -> None:
         """Take no new request, and drain what ended."""
@@ -220,7 +213,7 @@ class Runtime:
         self._wants_processor = False
         self.pipeline.stop()
         self.resources.stop()
-        self.end_alerts()
+        self.watches.stop()
         self.loss.stop()
         processor.detach(self._tracer_provider or trace.get_tracer_provider(), self.processor)
         instruments.stop_observing()

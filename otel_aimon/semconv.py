@@ -116,6 +116,29 @@ ALERT_STORM_RULES: Final = "aimon.alert.storm.rules"
 SLO_NAME: Final = "aimon.slo.name"
 SLO_OUTCOME: Final = "aimon.slo.outcome"
 
+# --- events about hints ------------------------------------------------------------------------
+
+HINT_EVENT: Final = "aimon.hint"
+
+HINT_KIND: Final = "aimon.hint.kind"
+HINT_OLD: Final = "aimon.hint.old"
+HINT_NEW: Final = "aimon.hint.new"
+HINT_BASIS: Final = "aimon.hint.basis"
+HINT_CONFIDENCE: Final = "aimon.hint.confidence"
+HINT_LOWER_BOUND: Final = "aimon.hint.lower_bound"
+HINT_VALID_UNTIL: Final = "aimon.hint.valid_until"
+HINT_KV_TOKENS: Final = "aimon.hint.kv_tokens"
+HINT_LONGEST_WAIT: Final = "aimon.hint.longest_wait"
+HINT_BOTTLENECK: Final = "aimon.hint.bottleneck"
+HINT_PREVIOUS_BOTTLENECK: Final = "aimon.hint.previous_bottleneck"
+HINT_BOUND: Final = "aimon.hint.bound."
+"""Begins the names of the bounds that are known, such as ``aimon.hint.bound.tpot``."""
+HINT_EVIDENCE: Final = "aimon.hint.evidence."
+"""Begins the names of what the hint rests on."""
+
+LIMITER_MODE: Final = "aimon.limiter.mode"
+LIMITER_OUTCOME: Final = "aimon.limiter.outcome"
+
 # --- operations that the gen_ai conventions know -----------------------------------------------
 
 CHAT: Final = "chat"
@@ -523,6 +546,76 @@ SLO_EVENTS: Final = Metric(
     "aimon.slo.events", "observable_counter", "{request}",
     "Requests that met an objective, or did not.", (SLO_NAME, SLO_OUTCOME, AIMON_MODEL_NAME),
 )  # fmt: skip
+
+# --- hints -------------------------------------------------------------------------------------
+
+_MODEL_ALONE = (AIMON_MODEL_NAME,)
+
+HINT_CONCURRENCY_LIMIT: Final = Metric(
+    "aimon.hint.concurrency.limit", "observable_gauge", "{request}",
+    "Requests in flight that the model can serve well in this process.", _MODEL_ALONE,
+)  # fmt: skip
+HINT_CONCURRENCY_UTILIZATION: Final = Metric(
+    "aimon.hint.concurrency.utilization", "observable_gauge", "1",
+    "Requests in flight and waiting, over the last seconds, divided by the hinted limit.", _MODEL_ALONE,
+)  # fmt: skip
+HINT_CONCURRENCY_CONFIDENCE: Final = Metric(
+    "aimon.hint.confidence", "observable_gauge", "1",
+    "How sure the concurrency hint is: 0.3 is a lower bound, 0.9 was seen at or near the limit.", _MODEL_ALONE,
+)  # fmt: skip
+HINT_KV_TOKENS_LIMIT: Final = Metric(
+    "aimon.hint.concurrency.kv_tokens", "observable_gauge", "{token}",
+    "The concurrency limit in tokens of the key-value cache.", _MODEL_ALONE,
+)  # fmt: skip
+HINT_REPLICAS_RATIO: Final = Metric(
+    "aimon.hint.replicas.ratio", "observable_gauge", "1",
+    "Replicas that the load of this one needs: 1 is as many as there are.", _MODEL_ALONE,
+)  # fmt: skip
+HINT_BATCH_SIZE: Final = Metric(
+    "aimon.hint.batch.size", "observable_gauge", "{item}",
+    "Items in a batch from which on more bring little.", _MODEL,
+)  # fmt: skip
+HINT_BOTTLENECK_CONFIDENCE: Final = Metric(
+    "aimon.hint.resource", "observable_gauge", "1",
+    "How sure it is that this resource binds now.", (HINT_BOTTLENECK,),
+)  # fmt: skip
+CONCURRENCY_IN_FLIGHT: Final = Metric(
+    "aimon.concurrency.inflight", "observable_gauge", "{request}",
+    "Requests in flight, as a mean over the last seconds.", _MODEL_ALONE,
+)  # fmt: skip
+MODEL_TPOT_INTERCEPT: Final = Metric(
+    "aimon.model.tpot.intercept", "observable_gauge", "s",
+    "Time per output token of a request that is alone, as fitted.", _MODEL_ALONE,
+)  # fmt: skip
+MODEL_TPOT_SLOPE: Final = Metric(
+    "aimon.model.tpot.slope", "observable_gauge", "s",
+    "What each further request in flight adds to the time per output token, as fitted.", _MODEL_ALONE,
+)  # fmt: skip
+MODEL_KV_TOKENS: Final = Metric(
+    "aimon.model.kv.tokens_per_request", "observable_gauge", "{token}",
+    "Tokens of the key-value cache that a request in flight holds, on average.", _MODEL_ALONE,
+)  # fmt: skip
+LIMITER_LIMIT: Final = Metric(
+    "aimon.limiter.limit", "observable_gauge", "{request}",
+    "Requests that the limiter of a model lets in at once.", (AIMON_MODEL_NAME, LIMITER_MODE),
+)  # fmt: skip
+LIMITER_ACTIVE: Final = Metric(
+    "aimon.limiter.active", "observable_gauge", "{request}",
+    "Requests that hold a slot of the limiter.", (AIMON_MODEL_NAME, LIMITER_MODE),
+)  # fmt: skip
+LIMITER_REQUESTS: Final = Metric(
+    "aimon.limiter.requests", "observable_counter", "{request}",
+    "Requests that the limiter admitted or shed; in a dry run, would have shed.",
+    (AIMON_MODEL_NAME, LIMITER_MODE, LIMITER_OUTCOME),
+)  # fmt: skip
+
+ALERT_METRICS: Final = (ALERT_ACTIVE, ALERT_TRANSITIONS, SLO_EVENTS)
+HINT_METRICS: Final = (
+    HINT_CONCURRENCY_LIMIT, HINT_CONCURRENCY_UTILIZATION, HINT_CONCURRENCY_CONFIDENCE, HINT_KV_TOKENS_LIMIT,
+    HINT_REPLICAS_RATIO, HINT_BATCH_SIZE, HINT_BOTTLENECK_CONFIDENCE, CONCURRENCY_IN_FLIGHT,
+    MODEL_TPOT_INTERCEPT, MODEL_TPOT_SLOPE, MODEL_KV_TOKENS,
+)  # fmt: skip
+LIMITER_METRICS: Final = (LIMITER_LIMIT, LIMITER_ACTIVE, LIMITER_REQUESTS)
 
 # --- ourselves ---------------------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ VALUES: dict[str, tuple[Any, str, Any, Any]] = {
     "slos": ("error=99%", "error=99%", "error=99%", 7),
     "alert_tick": (1, "1", 1.0, 0),
     "alert_learning": (60, "60", 60.0, -1),
+    "hints": (False, "false", False, "maybe"),
+    "limiter": ("dry_run", "dry_run", "dry_run", "sometimes"),
     "alert_state": (Path("learned.json"), "learned.json", "learned.json", 7),
     "lock_directory": (Path("locks"), "locks", "locks", 7),
 }

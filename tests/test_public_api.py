@@ -13,12 +13,15 @@ import otel_aimon
 def test_the_names() -> None:
     assert sorted(otel_aimon.__all__) == [
         "AlertEvent",
+        "LimitExceededError",
         "Settings",
         "__version__",
         "force_flush",
+        "hints",
         "inference",
         "instrument",
         "instrument_module",
+        "limiter",
         "monitor",
         "on_alert",
         "uninstrument",

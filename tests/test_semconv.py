@@ -14,6 +14,7 @@ from otel_aimon import runtime, semconv
 from otel_aimon.analysis.evidence import Evidence
 from otel_aimon.config import RESOURCES
 from otel_aimon.core.layers import Layer
+from tests.support.hints import teach
 from tests.support.snapshots import read_everything
 from tests.support.telemetry import Telemetry, wait_until
 
@@ -66,7 +67,14 @@ def test_names_are_distinct() -> None:
 @pytest.fixture(scope="module")
 def emitted() -> Any:
     """Everything that a process emits when all that can be known is known."""
-    with Telemetry(resources=RESOURCES, sample_interval=0.1, event_loop_lag=True, alerts=True) as telemetry:
+    with Telemetry(
+        resources=RESOURCES,
+        sample_interval=0.1,
+        event_loop_lag=True,
+        alerts=True,
+        hints=True,
+        limiter="dry_run",
+    ) as telemetry:
         running = runtime.current()
         assert running is not None
         read_everything(running.resources)
@@ -104,8 +112,12 @@ def emitted() -> Any:
             return bool(running.energy.totals())
 
         wait_until(spends_energy)
-        assert running.alerts is not None
-        running.alerts.judge(URGENT)
+        assert running.watches.alerts is not None
+        assert running.watches.hints is not None
+        teach(running.watches.hints, recorder, "taught")
+        with otel_aimon.limiter("taught"):
+            pass
+        running.watches.alerts.judge(URGENT)
         data = telemetry.reader.get_metrics_data()
         assert data is not None
         return {

@@ -9,35 +9,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.metrics import CallbackOptions, Observation
-
 from otel_aimon import semconv
 from otel_aimon.alerts import problems, rulefile
 from otel_aimon.alerts.alerting import Alerting
 from otel_aimon.alerts.callbacks import Callbacks
-from otel_aimon.alerts.cause import CauseFinder, waiting_requests
+from otel_aimon.alerts.cause import cause_of
 from otel_aimon.alerts.events import emit_to
 from otel_aimon.alerts.readings import readings_of
 from otel_aimon.analysis import learned
 from otel_aimon.analysis.degradation import Degradation
-from otel_aimon.analysis.engine_watch import EngineWatch
 from otel_aimon.analysis.error_ratio import WINDOW_SECONDS
 from otel_aimon.analysis.evidence import Evidence, Identity
 from otel_aimon.analysis.queue_wait import queue_wait
-from otel_aimon.analysis.resource_watch import ResourceWatch
+from otel_aimon.analysis.situation import Situation
 from otel_aimon.analysis.slo import SloTracker
 from otel_aimon.analysis.stall import StallWatch
 from otel_aimon.analysis.tick import TickBuilder
 from otel_aimon.core.guard import guarded, swallow
-from otel_aimon.core.instruments import observe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from opentelemetry._logs import Logger
-    from opentelemetry.metrics import Meter
 
     from otel_aimon.alerts.machine import Transition
+    from otel_aimon.alerts.rulefile import RuleSet
     from otel_aimon.alerts.rules import Rule
     from otel_aimon.analysis.windows import Windows
     from otel_aimon.config import Settings
@@ -87,9 +83,17 @@ class AlertWatch:
         recorder: Whose requests are in flight.
         windows: What ended in the last window, for rules of the user's.
         logger: Where events go.
+        rules: What the settings say of rules and objectives, if it was read already.
+        situation: What resources and engines say, if somebody else follows it too.
         dropped: Spans and log records that exporters dropped so far.
         clock: Monotonic seconds.
         wall: Seconds since 1970.
+
+    Attributes:
+        situation: What resources and engines say.
+        slo: How the objectives are met.
+        alerting: The state of each alert.
+        more_evidence: What others have to say about capacity.
     """
 
     def __init__(
@@ -99,12 +103,13 @@ class AlertWatch:
         windows: Windows,
         logger: Logger,
         *,
+        rules: RuleSet | None = None,
+        situation: Situation | None = None,
         dropped: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        loaded = rulefile.load(settings.alert_rules or None, slos=settings.slos)
-        problems.warn(loaded.problems)
+        loaded = rules or load_rules(settings)
         # The pipeline's thread looks no more often than that.
         settings = replace(settings, alert_tick=max(settings.alert_tick, settings.interval))
         self._settings = settings
@@ -115,17 +120,19 @@ class AlertWatch:
         self._clock = clock
         self._wall = wall
         self._thresholds = loaded.thresholds
-        self._slo = SloTracker(loaded.objectives)
-        self._cause = CauseFinder(recorder)
-        rules = [replace(rule, every=_every(rule, settings)) for rule in loaded.rules]
-        self._alerting = Alerting(
-            rules,
+        self.slo = SloTracker(loaded.objectives)
+        self.situation = situation or Situation(recorder)
+        mine = [replace(rule, every=_every(rule, settings)) for rule in loaded.rules]
+        self.alerting = Alerting(
+            mine,
             [emit_to(logger), CALLBACKS.publish],
             clock=clock,
             wall=lambda: int(wall() * 1e9),
             explain=self._explain,
         )
         self._reset()
+
+        self.more_evidence: Callable[[], Iterable[Evidence]] = tuple
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -137,17 +144,15 @@ class AlertWatch:
         self._saved_at = self._clock()
         ticks = max(1, round(LOSS_SECONDS / self._settings.alert_tick))
         self._drops: deque[int] = deque([self._dropped()], maxlen=ticks + 1)
-        self._resources = ResourceWatch()
-        self._engines = EngineWatch()
         self._from_sampler: list[Evidence] = []
-        self._snapshot: Snapshot | None = None
         self._next_look = self._next_tick = self._clock()
 
     def after_fork_in_child(self) -> None:
         """Start from zero: the parent watches itself."""
         self._reset()
-        self._slo.after_fork_in_child()
-        self._alerting.after_fork_in_child()
+        self.situation.after_fork_in_child()
+        self.slo.after_fork_in_child()
+        self.alerting.after_fork_in_child()
         CALLBACKS.after_fork_in_child()
 
     # -- What comes in -------------------------------------------------------------------------
@@ -174,7 +179,7 @@ class AlertWatch:
                 model.failed_trace, model.failed_at = trace, now
             elif trace and inference.duration > model.slowest:
                 model.slowest, model.slow_trace = inference.duration, trace
-        self._slo.consume(inference, series.model, model.identity, now, trace or None)
+        self.slo.consume(inference, series.model, model.identity, now, trace or None)
 
     def _model(self, series: Series) -> _Model:
         key = (series.operation, series.model)
@@ -186,10 +191,9 @@ class AlertWatch:
 
     def sampled(self, snapshot: Snapshot, now: float) -> None:
         """Take a snapshot of the resources; called on the sampler's thread."""
-        found = self._resources.evidence(snapshot, now, waiting=waiting_requests(self._recorder))
+        found = self.situation.sampled(snapshot, now)
         with self._lock:
             self._from_sampler = found
-            self._snapshot = snapshot
 
     # -- What goes on --------------------------------------------------------------------------
 
@@ -219,7 +223,7 @@ class AlertWatch:
 
     def judge(self, evidences: list[Evidence]) -> None:
         """Let the rules judge evidence, and tell what there is to tell."""
-        self._alerting.tick(evidences)
+        self.alerting.tick(evidences)
 
     def _stalled(self, now: float) -> Iterator[Evidence]:
         # Series that differ in their framework alone are one thing to an alert.
@@ -240,7 +244,7 @@ class AlertWatch:
             who = _identity(series)
             if who not in worst or score > worst[who].score:
                 worst[who] = Evidence("stall", who, score, value=silence, baseline=watch.allowed())
-        self._cause.stalled = any(each.score >= 1.0 for each in worst.values())
+        self.situation.stalled = any(each.score >= 1.0 for each in worst.values())
         yield from worst.values()
 
     def _degraded(self, now: float) -> Iterator[Evidence]:
@@ -274,11 +278,11 @@ class AlertWatch:
             learned.load(self._state_file, self._degradation, self._wall())
 
     def _burning(self, now: float) -> Iterator[Evidence]:
-        yield from self._slo.evidences(now)
+        yield from self.slo.evidences(now)
 
     def _pressed(self, now: float) -> Iterator[Evidence]:
-        yield from self._engines.evidence(self._recorder.engines.present(), now)
-        self._cause.kv_cache, self._cause.preemptions = self._engines.kv_cache, self._engines.preemptions
+        yield from self.situation.look_at_engines(now)
+        yield from self.more_evidence()
 
     def _queued(self) -> Iterator[Evidence]:
         """Who waits, by series or, in an engine's queue, by model; and how fast those ahead of them end."""
@@ -294,7 +298,7 @@ class AlertWatch:
                 model = engine.attributes[semconv.AIMON_MODEL_NAME]
                 waiting[_model_alone(model), model] += engine.waiting
         for (who, model), size in waiting.items():
-            evidence = queue_wait(who, model, size, throughput[who], self._slo.objectives)
+            evidence = queue_wait(who, model, size, throughput[who], self.slo.objectives)
             if evidence is not None:
                 yield evidence
 
@@ -307,16 +311,16 @@ class AlertWatch:
         """Evidence for rules that users wrote."""
         if not self._thresholds:
             return
-        readings = readings_of(self._snapshot, self._windows, self._recorder)
+        readings = readings_of(self.situation.snapshot, self._windows, self._recorder)
         for threshold in self._thresholds:
             yield from threshold.evidences(readings, self._wall())
 
     def _explain(self, transition: Transition) -> tuple[str, float] | None:
-        return guarded(self._cause.find, transition, self._snapshot, self._resources)
+        return guarded(cause_of, transition, self.situation)
 
     def shutdown(self) -> None:
         """Resolve what fires, because the process ends, and let the callbacks have it."""
-        self._alerting.shutdown()
+        self.alerting.shutdown()
         self._save()
         CALLBACKS.stop()
 
@@ -325,26 +329,12 @@ class AlertWatch:
             learned.save(self._state_file, self._degradation, self._wall())
         self._saved_at = self._clock()
 
-    # -- What goes out -------------------------------------------------------------------------
 
-    def register(self, meter: Meter) -> None:
-        """Register the metrics of alerts and objectives."""
-        observe(meter, semconv.ALERT_ACTIVE, lambda _: _observations(self._alerting.active_points()))
-        observe(meter, semconv.ALERT_TRANSITIONS, lambda _: _observations(self._alerting.transition_points()))
-        observe(meter, semconv.SLO_EVENTS, self._slo_events)
-
-    def _slo_events(self, _options: CallbackOptions) -> list[Observation]:
-        found = []
-        for objective, identity, good, bad in self._slo.totals():
-            model = dict(identity).get(semconv.AIMON_MODEL_NAME)
-            shared = {semconv.SLO_NAME: objective.name}
-            if model is not None:
-                shared[semconv.AIMON_MODEL_NAME] = model
-            found += [
-                Observation(good, {**shared, semconv.SLO_OUTCOME: "good"}),
-                Observation(bad, {**shared, semconv.SLO_OUTCOME: "bad"}),
-            ]
-        return found
+def load_rules(settings: Settings) -> RuleSet:
+    """Rules and objectives as the settings name them; what is wrong with them is a warning."""
+    loaded = rulefile.load(settings.alert_rules or None, slos=settings.slos)
+    problems.warn(loaded.problems)
+    return loaded
 
 
 def _without_errors(source: Iterator[Evidence]) -> list[Evidence]:
@@ -355,10 +345,6 @@ def _without_errors(source: Iterator[Evidence]) -> list[Evidence]:
     except Exception as error:
         swallow(error, f"the alerts' evidence ({source.__name__})")  # type: ignore[attr-defined]
     return found
-
-
-def _observations(points: list[tuple[int, dict[str, str]]]) -> list[Observation]:
-    return [Observation(value, attributes) for value, attributes in points]
 
 
 def _every(rule: Rule, settings: Settings) -> float:

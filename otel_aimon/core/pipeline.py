@@ -31,6 +31,7 @@ class Pipeline:
         consumers: Called with each observation, in order, one observation at a time.
         interval: Seconds between two drains of the thread.
         tick: Called on the thread after each of its drains.
+        prepare: Called once, before the first observation is handed over or the thread first drains.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Pipeline:
         *,
         interval: float,
         tick: Callable[[], None] | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         self._recorder = recorder
         self._consumers = consumers
         self._interval = interval
         self._tick = tick
+        self._prepare = prepare
         self._half_full = recorder.queue_size // 2
         self._reset()
         self._stopped = False
@@ -96,6 +99,9 @@ class Pipeline:
 
     def _run(self) -> None:
         wake = self._wake
+        # With the lock that a fork waits for: a child must not inherit modules that are half imported.
+        with self._lock:
+            self._be_prepared()
         while not self._stopped:
             wake.wait(self._interval)
             wake.clear()
@@ -139,6 +145,8 @@ class Pipeline:
 
     def _consume(self, count: int) -> bool:
         queue = self._recorder.queue
+        if count:
+            self._be_prepared()
         for _ in range(count):
             if self._fork_waits:
                 return False
@@ -155,6 +163,15 @@ class Pipeline:
             for consume in self._consumers:
                 _guarded(consume, observation)
         return True
+
+    def _be_prepared(self) -> None:
+        prepare, self._prepare = self._prepare, None
+        if prepare is None:
+            return
+        try:
+            prepare()
+        except Exception as error:
+            swallow(error, "what the pipeline needs")
 
     def stop(self) -> None:
         """Drain everything and end the thread. Later submissions are drained by their callers."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from otel_aimon.hinting.bounds import Bound
 from otel_aimon.hinting.confidence import Confidence, LoadPeak, confidence
 from otel_aimon.hinting.estimator import ConcurrencyEstimator
 from otel_aimon.hinting.kv_tokens import KvTokens
 from otel_aimon.hinting.publication import Publication
 
 if TYPE_CHECKING:
-    from otel_aimon.hinting.bounds import Bound
     from otel_aimon.hinting.observation import Completed, Interval, Slo
 
 LEAST_REQUESTS = 200
 """Before so many have ended there is no hint."""
+
+SEEN = "seen"
+"""Name of the bound that is none: so many were in flight, and nothing else is known."""
 
 LOW_CONFIDENCE_PEAKS = 2.0
 """When the load stayed far below the bounds, no more than this times its peak is promised."""
@@ -60,6 +63,7 @@ class ConcurrencyAdvisor:
         self._kv_tokens = KvTokens()
         self._publication = Publication()
         self._peak = LoadPeak(now)
+        self._served = LoadPeak(now)
         self._saturated_at: float | None = None
         self._requests = 0
 
@@ -81,6 +85,8 @@ class ConcurrencyAdvisor:
         """
         self._peak.add(interval.in_flight, interval.end)
         self.estimator.step(interval)
+        if interval.completions and not self.estimator.crowded:
+            self._served.add(interval.in_flight, interval.end)
         if not self.estimator.generative and self.estimator.utilization_law.saturated:
             self._saturated_at = interval.end
         if frozen or self._requests < LEAST_REQUESTS:
@@ -88,19 +94,36 @@ class ConcurrencyAdvisor:
         bounds = self.estimator.bounds()
         binding = min(bounds, key=lambda bound: bound.limit, default=None)
         if binding is None:
-            return False
+            return self._see(interval.end)
         sure = self._confidence(binding, interval.end)
-        raw = binding.limit
         lower_bound = sure is Confidence.LOW
-        if lower_bound:
-            raw = min(raw, max(1.0, LOW_CONFIDENCE_PEAKS * self._peak.value))
-        changed = self._publication.add(raw, interval.end)
+        cap = max(1.0, LOW_CONFIDENCE_PEAKS * self._peak.value) if lower_bound else None
+        changed = self._publication.add(binding.limit, interval.end, cap)
         self._publish(bounds, binding.basis, sure, lower_bound=lower_bound)
         return changed
+
+    def _see(self, now: float) -> bool:
+        """Nothing bounds it yet: what was served at once can be served at once."""
+        if self._served.value < 1.0 or self.bounded:
+            return False
+        seen = Bound(SEEN, self._served.value)
+        changed = self._publication.tell(seen.limit, now)
+        self._publish([seen], SEEN, Confidence.LOW, lower_bound=True)
+        return changed
+
+    @property
+    def kv_tokens_per_request(self) -> float | None:
+        """KV tokens that a request in flight holds, on average; None when unknown."""
+        return self._kv_tokens.per_request
 
     def _confidence(self, binding: Bound, now: float) -> Confidence:
         since = None if self._saturated_at is None else now - self._saturated_at
         return confidence(binding.limit, self._peak.value, since)
+
+    @property
+    def bounded(self) -> bool:
+        """The hint rests on a bound, not only on what was seen."""
+        return self.hint is not None and self.hint.basis != SEEN
 
     def _publish(self, bounds: list[Bound], basis: str, sure: Confidence, *, lower_bound: bool) -> None:
         limit = self._publication.value

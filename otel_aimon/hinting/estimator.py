@@ -100,6 +100,8 @@ class ConcurrencyEstimator:
             self._step_generative(interval)
             return interval
         interval = self._inferred.complete(interval)
+        if interval.utilization is None and self._inferred.relaxed:
+            self.utilization_law.add_relaxed(interval)
         self.utilization_law.add(interval)
         if not self.utilization_law.saturated:
             for request in ended:
@@ -140,6 +142,11 @@ class ConcurrencyEstimator:
         if line is not None:
             self._line_shift.add(line, in_flight, tpot)
         self.tpot_line.add(in_flight, tpot)
+
+    @property
+    def crowded(self) -> bool:
+        """Requests of a model that is not generative wait, as far as can be told."""
+        return self.utilization_law.saturated or not (self.generative or self._inferred.relaxed)
 
     def bounds(self) -> list[Bound]:
         """What is known; empty as long as that is not enough for a hint."""

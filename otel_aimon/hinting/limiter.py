@@ -15,13 +15,15 @@ import threading
 import weakref
 from collections import deque
 from contextvars import ContextVar
+from dataclasses import replace
 from enum import Enum, IntEnum
-from time import monotonic
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from otel_aimon.core.guard import swallow
 from otel_aimon.hinting.adaptive_limit import AdaptiveLimit
 from otel_aimon.hinting.admission import Admission
+from otel_aimon.hinting.errors import LimitExceededError
 from otel_aimon.hinting.observation import Completed, Interval
 from otel_aimon.hinting.permit import NO_EPOCH, NO_SLOT, Permit
 from otel_aimon.hinting.waiting import WaitingQueue, task_waiter, thread_waiter
@@ -66,23 +68,6 @@ SHARES = (0.8, 1.0, 1.2)
 """Share of the limit up to which each priority is admitted: low makes room first, high has some in reserve."""
 
 
-class LimitExceededError(Exception):
-    """The model has as many requests in flight as it can serve well: answer 429 or 503.
-
-    Attributes:
-        model: Its name.
-        retry_after: Seconds after which a new attempt makes sense.
-    """
-
-    def __init__(self, model: str, retry_after: float) -> None:
-        super().__init__(f"too many requests in flight for {model}; retry after {retry_after:.1f} s")
-        self.model = model
-        self.retry_after = retry_after
-
-    def __reduce__(self) -> tuple[type[LimitExceededError], tuple[str, float]]:
-        return type(self), (self.model, self.retry_after)
-
-
 class Limiter:
     """The slots of one model: models do not take each other's.
 
@@ -102,13 +87,14 @@ class Limiter:
     """
 
     def __init__(
-        self, model: str, slo: Slo, mode: Mode = Mode.OFF, clock: Callable[[], float] = monotonic
+        self, model: str, slo: Slo, mode: Mode = Mode.OFF, clock: Callable[[], float] = perf_counter
     ) -> None:
         self.model = model
         self.mode = mode
         self._counts = mode is not Mode.OFF
         self._slo = slo
         self._clock = clock
+        self._watched = False
         self._held: ContextVar[Permit] = ContextVar("aimon_permit", default=NO_SLOT)
         self._epoch = 0
         self._begin()
@@ -119,6 +105,8 @@ class Limiter:
         self._waiting = WaitingQueue()
         self._control = AdaptiveLimit(self._slo, self._clock())
         self._ended: deque[tuple[Permit, float, bool]] = deque(maxlen=MOST_UNSEEN)
+        self._seen: deque[Completed] = deque(maxlen=MOST_UNSEEN)
+        self._sees = False
         # The time integral of the number in flight is N T + sum of ends - sum of starts.
         self._ends_less_starts = 0.0
         self._area = 0.0
@@ -131,7 +119,32 @@ class Limiter:
     def after_fork_in_child(self) -> None:
         """Start anew: the parent's requests are not ours, and its lock may be held."""
         self._epoch += 1
+        self._watched = False
         self._begin()
+
+    def configure(self, mode: Mode, slo: Slo) -> None:
+        """Begin anew with other settings; a slot that is held is given back as it would have been.
+
+        Args:
+            mode: What it does from now on.
+            slo: What is promised.
+        """
+        with self._lock:
+            self.mode = mode
+            self._counts = mode is not Mode.OFF
+            self._watched = False
+            self._slo = slo
+            self._control = AdaptiveLimit(slo, self._clock())
+            self._stepped = self._clock()
+            self._area = self.in_flight * self._stepped + self._ends_less_starts
+            self.limit = self._control.limit
+            self._dispatch()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        with self._lock:
+            return sum(not waiter.gone for _, _, waiter in self._waiting.entries)
 
     def __call__(self, priority: Priority = Priority.NORMAL, max_wait: float = 0.0) -> Admission:
         """A context manager, synchronous and asynchronous, and a decorator.
@@ -202,6 +215,10 @@ class Limiter:
         """A slot, or none where none is needed; None when it is full."""
         if not self._counts:
             return NO_SLOT
+        if not self._watched:
+            self._watched = True
+            if _watcher is not None:
+                _watcher()
         held = self._held.get()
         if held.active and held.epoch == self._epoch:
             # A call inside a call is the same request; it must not wait for its own slot.
@@ -294,22 +311,37 @@ class Limiter:
             self._ends_less_starts -= now
             waiter.wake()
 
-    # Once a second, by the thread that analyses.
+    # By the thread that analyses.
 
-    def step(self, now: float, utilization: float | None = None, kv_utilization: float | None = None) -> None:
+    def saw(self, request: Completed) -> None:
+        """Take a request as the model's instrumentation saw it: from then on the slots only count.
+
+        It knows tokens and first tokens, which the holder of a slot seldom tells.
+        """
+        self._sees = True
+        self._seen.append(request)
+
+    def step(
+        self,
+        now: float,
+        utilization: float | None = None,
+        kv_utilization: float | None = None,
+        seen: Interval | None = None,
+    ) -> None:
         """Learn from what ended, and move the limit.
 
         Args:
             now: Monotonic seconds.
             utilization: Busy share of the bottleneck since the last step; None when unknown.
             kv_utilization: Used share of the KV cache; None when unknown.
+            seen: The interval as the model's instrumentation saw it, if that tells of requests with :meth:`saw`.
         """
         if now <= self._stepped:
             return
-        ended = [self._ended.popleft() for _ in range(len(self._ended))]
-        for permit, end, ok in ended:
-            self._control.take(_completed(permit, end, ok=ok))
-        latencies = [end - permit.start for permit, end, ok in ended if ok]
+        ended = self._take()
+        for request in ended:
+            self._control.take(request)
+        latencies = [request.latency for request in ended if request.ok]
         mean_latency = sum(latencies) / len(latencies) if latencies else None
         self._mean_latency = mean_latency or self._mean_latency
         with self._lock:
@@ -326,6 +358,9 @@ class Limiter:
             )
             self._area, self._stepped, self._shed_before = area, now, self.shed
             in_flight = self.in_flight
+        if self._sees and seen is not None:
+            # Requests that take no slot are in the model all the same.
+            interval = replace(seen, rejected=interval.rejected)
         # Without the lock: nobody waits for our arithmetic.
         if interval.rejected:
             self._control.trim.rejected()
@@ -334,10 +369,26 @@ class Limiter:
             self.limit = self._control.limit
             self._dispatch()
 
+    def _take(self) -> list[Completed]:
+        """What ended since the last step, as it was seen best."""
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        if self._sees:
+            return [self._seen.popleft() for _ in range(len(self._seen))]
+        return [_completed(permit, end, ok=ok) for permit, end, ok in ended]
+
 
 def _completed(permit: Permit, end: float, *, ok: bool) -> Completed:
     ttft = None if permit.first is None else permit.first - permit.start
     return Completed(end, end - permit.start, ok, permit.tokens_in, permit.tokens_out, ttft)
+
+
+_watcher: Callable[[], None] | None = None
+
+
+def set_watcher(wake: Callable[[], None] | None) -> None:
+    """Set who is told of the first request of each limiter."""
+    global _watcher
+    _watcher = wake
 
 
 _limiters: weakref.WeakSet[Limiter] = weakref.WeakSet()

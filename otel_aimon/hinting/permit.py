@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import monotonic
+from time import perf_counter
 
 NO_EPOCH = -1
 
@@ -29,7 +29,7 @@ class Permit:
     def first_token(self) -> None:
         """The first token was generated just now."""
         if self.first is None:
-            self.first = monotonic()
+            self.first = perf_counter()
 
 
 NO_SLOT = Permit(0.0, NO_EPOCH)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from opentelemetry.trace import NoOpTracer
 
-from otel_aimon.alerts.cause import CauseFinder
+from otel_aimon.alerts.cause import cause_of
 from otel_aimon.alerts.machine import Transition
-from otel_aimon.analysis.resource_watch import ResourceWatch
+from otel_aimon.analysis.situation import Situation
 from otel_aimon.core.recorder import Recorder
 from otel_aimon.resources.snapshot import Device, DeviceReading, Snapshot
 from tests.alerts.support import M, rule
@@ -27,20 +27,19 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture
-def finder(recorder: Recorder) -> CauseFinder:
-    return CauseFinder(recorder)
+def situation(recorder: Recorder) -> Situation:
+    return Situation(recorder)
 
 
 def gpu(**changes: Any) -> DeviceReading:
     return DeviceReading(device=changes.pop("device", GPU), **changes)
 
 
-def found(finder: CauseFinder, *devices: DeviceReading, **snapshot: Any) -> str | None:
+def found(situation: Situation, *devices: DeviceReading, **snapshot: Any) -> str | None:
     """The name of what binds, after the sampler has seen the same."""
     seen = Snapshot(devices=devices, **snapshot)
-    watch = ResourceWatch()
-    watch.evidence(seen, 0.0)
-    cause = finder.find(firing(), seen, watch)
+    situation.sampled(seen, 0.0)
+    cause = cause_of(firing(), situation)
     if cause is None:
         return None
     name, confidence = cause
@@ -48,9 +47,9 @@ def found(finder: CauseFinder, *devices: DeviceReading, **snapshot: Any) -> str 
     return name
 
 
-def test_without_anything_known_nothing_is_the_cause(finder: CauseFinder) -> None:
-    assert finder.find(firing(), None, ResourceWatch()) is None
-    assert found(finder) is None
+def test_without_anything_known_nothing_is_the_cause(situation: Situation) -> None:
+    assert cause_of(firing(), situation) is None
+    assert found(situation) is None
 
 
 @pytest.mark.parametrize(
@@ -73,8 +72,8 @@ def test_without_anything_known_nothing_is_the_cause(finder: CauseFinder) -> Non
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_a_device_says(finder: CauseFinder, reading: DeviceReading, name: str) -> None:
-    assert found(finder, reading) == name
+def test_what_a_device_says(situation: Situation, reading: DeviceReading, name: str) -> None:
+    assert found(situation, reading) == name
 
 
 @pytest.mark.parametrize(
@@ -92,67 +91,68 @@ def test_what_a_device_says(finder: CauseFinder, reading: DeviceReading, name: s
         ),
     ],
 )
-def test_what_binds_nothing(finder: CauseFinder, reading: DeviceReading) -> None:
-    assert found(finder, reading) is None
+def test_what_binds_nothing(situation: Situation, reading: DeviceReading) -> None:
+    assert found(situation, reading) is None
 
 
-def test_the_busiest_device_counts(finder: CauseFinder) -> None:
+def test_the_busiest_device_counts(situation: Situation) -> None:
     busy = gpu(activity={"sm": 0.95, "tensor": 0.8})
     other = dataclasses.replace(GPU, id="MIG-2")
     idle = gpu(device=other, activity={"sm": 0.1}, throttle_reasons=frozenset({"hw_thermal"}))
-    assert found(finder, idle, busy) == "compute"
-    assert found(finder, busy, idle) == "compute"
+    assert found(situation, idle, busy) == "compute"
+    assert found(situation, busy, idle) == "compute"
 
 
-def test_the_cpu_of_the_tightest_quota(finder: CauseFinder) -> None:
+def test_the_cpu_of_the_tightest_quota(situation: Situation) -> None:
     full = dataclasses.replace(CONTAINER, cpu_share=0.99, throttled_share=0.0)
-    assert found(finder, container=full, host=HOST, process=PROCESS) == "cpu_host"
+    assert found(situation, container=full, host=HOST, process=PROCESS) == "cpu_host"
     calm = dataclasses.replace(CONTAINER, cpu_share=0.5, throttled_share=0.0)
-    assert found(finder, container=calm, host=HOST, process=PROCESS) is None
+    assert found(situation, container=calm, host=HOST, process=PROCESS) is None
 
 
-def test_a_throttled_quota(finder: CauseFinder) -> None:
-    assert found(finder, container=dataclasses.replace(CONTAINER, throttled_share=0.3)) == "cpu_host"
+def test_a_throttled_quota(situation: Situation) -> None:
+    assert found(situation, container=dataclasses.replace(CONTAINER, throttled_share=0.3)) == "cpu_host"
 
 
-def test_a_contended_interpreter(finder: CauseFinder) -> None:
+def test_a_contended_interpreter(situation: Situation) -> None:
     busy = dataclasses.replace(PROCESS, cores_busy=1.0, loop_lag=0.2)
-    assert found(finder, process=busy) == "cpu_host"
+    assert found(situation, process=busy) == "cpu_host"
 
 
 @pytest.mark.parametrize(("waiting", "name"), [(None, None), (0, None), (5, "cpu_host")])
 def test_a_device_that_starves_does_so_only_while_requests_wait(
-    finder: CauseFinder, recorder: Recorder, waiting: int | None, name: str | None
+    situation: Situation, recorder: Recorder, waiting: int | None, name: str | None
 ) -> None:
     if waiting is not None:
         recorder.watch_queue(recorder.series("fw", "chat", "m"), lambda: waiting)
     full = dataclasses.replace(CONTAINER, cpu_share=0.99, throttled_share=0.0)
-    assert found(finder, gpu(activity={"sm": 0.1}), container=full) == name
+    assert found(situation, gpu(activity={"sm": 0.1}), container=full) == name
 
 
-def test_a_stall_is_known_without_a_snapshot(finder: CauseFinder) -> None:
-    finder.stalled = True
-    assert finder.find(firing(), None, ResourceWatch()) == ("stalled", 1.0)
+def test_a_stall_is_known_without_a_snapshot(situation: Situation) -> None:
+    situation.stalled = True
+    assert cause_of(firing(), situation) == ("stalled", 1.0)
 
 
-def test_idleness_explains_no_alert(finder: CauseFinder) -> None:
-    assert found(finder, gpu(activity={"sm": 0.01}), host=HOST) is None
+def test_idleness_explains_no_alert(situation: Situation) -> None:
+    assert found(situation, gpu(activity={"sm": 0.01}), host=HOST) is None
 
 
 @pytest.mark.parametrize("domain", ["latency", "capacity", "errors"])
-def test_what_is_about_requests_is_explained(finder: CauseFinder, domain: str) -> None:
-    finder.stalled = True
-    assert finder.find(firing(domain), None, ResourceWatch()) is not None
+def test_what_is_about_requests_is_explained(situation: Situation, domain: str) -> None:
+    situation.stalled = True
+    assert cause_of(firing(domain), situation) is not None
 
 
 @pytest.mark.parametrize("domain", ["gpu", "memory", "cpu", "traffic", "workload", "telemetry"])
-def test_what_is_about_a_resource_explains_itself(finder: CauseFinder, domain: str) -> None:
-    finder.stalled = True
-    assert finder.find(firing(domain), None, ResourceWatch()) is None
+def test_what_is_about_a_resource_explains_itself(situation: Situation, domain: str) -> None:
+    situation.stalled = True
+    assert cause_of(firing(domain), situation) is None
 
 
-def test_a_device_that_the_sampler_has_not_seen_yet(finder: CauseFinder) -> None:
+def test_a_device_that_the_sampler_has_not_seen_yet(situation: Situation) -> None:
     seen = Snapshot(devices=(gpu(activity={"tensor": 0.8}),))
-    cause = finder.find(firing(), seen, ResourceWatch())
+    situation.snapshot = seen
+    cause = cause_of(firing(), situation)
     assert cause is not None
     assert cause[0] == "compute"

@@ -21,6 +21,7 @@ from opentelemetry.trace import NonRecordingSpan, NoOpTracer, SpanContext, Trace
 from otel_aimon.alerts import watch as watch_module
 from otel_aimon.alerts.callbacks import Callbacks
 from otel_aimon.alerts.events import AlertEvent
+from otel_aimon.alerts.points import POINTS
 from otel_aimon.alerts.watch import SAVE_SECONDS, AlertWatch
 from otel_aimon.analysis.evidence import Evidence
 from otel_aimon.analysis.windows import Windows
@@ -30,6 +31,7 @@ from otel_aimon.core.inference import Inference
 from otel_aimon.core.layers import Layer
 from otel_aimon.core.recorder import Recorder
 from otel_aimon.resources.snapshot import DeviceReading, Snapshot
+from tests.support.points import observe_points
 from tests.support.snapshots import CONTAINER, GPU, HOST
 
 BEGIN = 1_700_000_000.0
@@ -76,7 +78,7 @@ class Process:
             clock=lambda: self.now,
             wall=lambda: BEGIN + self.now,
         )
-        self.watch.register(self.meters.get_meter("test"))
+        observe_points(self.meters.get_meter("test"), POINTS, self.watch)
 
     @property
     def now(self) -> float:
@@ -437,8 +439,8 @@ def test_where_one_source_fails_the_others_are_judged(
 
     monkeypatch.setattr(guard, "RERAISE", False)
     monkeypatch.setattr(process.watch._degradation, "tick", fails)
-    monkeypatch.setattr(process.watch._slo, "evidences", fails)
-    monkeypatch.setattr(process.watch._cause, "find", fails)
+    monkeypatch.setattr(process.watch.slo, "evidences", fails)
+    monkeypatch.setattr(process.watch.situation, "bottleneck", fails)
     process.request()
     in_flight(process)
     wait(process, 400)

@@ -43,7 +43,7 @@ class Watch:
         real = time.perf_counter_ns()
         series.active = {place: real - int((now - start) * 1e9) for place, start in enumerate(began)}
         self.watch.tick()
-        points = self.watch._alerting.active_points()
+        points = self.watch.alerting.active_points()
         return [attributes["aimon.alert.rule.name"] for active, attributes in points if active]
 
     def seconds_until_it_fires(self, evidence: Evidence, every: float) -> float:
@@ -51,7 +51,7 @@ class Watch:
         for step in range(int(3600 / every)):
             self.now = 1000.0 + step * every
             self.watch.judge([evidence])
-            if any(active for active, _ in self.watch._alerting.active_points()):
+            if any(active for active, _ in self.watch.alerting.active_points()):
                 break
         return self.now - 1000.0
 

@@ -139,7 +139,12 @@ class Outcome:
     @property
     def events(self) -> list[Event]:
         """Events of ours, in order."""
-        return [event for event in self.receiver.received.events if event.scope == "otel_aimon"]
+        received = self.receiver.received.events
+        return [
+            event
+            for event in received
+            if event.scope == "otel_aimon" and event.name.startswith("aimon.alert")
+        ]
 
     @property
     def spans(self) -> dict[str, Span]:

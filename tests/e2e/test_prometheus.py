@@ -18,6 +18,7 @@ SERVICE = """
 import otel_aimon, time
 from otel_aimon import runtime
 from otel_aimon.analysis.evidence import Evidence
+from tests.support.hints import teach
 from tests.support.snapshots import read_everything
 read_everything(runtime.current().resources)
 from otel_aimon.core.layers import Layer
@@ -46,9 +47,12 @@ engine = recorder.engines.open("vllm", "m", 0, owner)
 engine.running, engine.waiting, engine.kv_cache = 3, 1, 0.5
 for count in ("prefix_queries", "prefix_hits", "preemptions", "draft_tokens", "accepted_tokens"):
     engine.add(count, 1)
-runtime.current().alerts.judge([
+runtime.current().force_flush()
+runtime.current().watches.alerts.judge([
     Evidence("stall", (("aimon.model.name", "m"),), 2.0), Evidence("gpu.error", (("hw.id", "MIG-1"),), 1.0)
 ])
+teach(runtime.current().watches.hints, recorder, "taught")
+with otel_aimon.limiter("taught"): pass
 while runtime.current().resources.snapshot is None: time.sleep(0.05)
 # Energy is attributed some time after the requests have ended.
 while not runtime.current().energy.totals():
@@ -86,6 +90,7 @@ def test_names_labels_and_values(tmp_path: Path) -> None:
             OTEL_TRACES_EXPORTER="none",
             OTEL_LOGS_EXPORTER="none",
             OTEL_AIMON_EVENT_LOOP_LAG="true",
+            OTEL_AIMON_LIMITER="dry_run",
             OTEL_AIMON_SAMPLE_INTERVAL="0.1",
             PYTHONPATH=str(ROOT),
             OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"http://127.0.0.1:{port}/api/v1/otlp/v1/metrics",

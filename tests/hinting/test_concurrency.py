@@ -148,6 +148,6 @@ def test_failures_say_nothing() -> None:
     for second in range(200):
         for _ in range(5):
             advisor.add(Completed(second + 0.9, 5.0, ok=False, tokens_in=1, tokens_out=10, ttft=0.1))
-        advisor.step(interval(second + 1.0, in_flight=10))
+        advisor.step(interval(second + 1.0, in_flight=10, throughput=0))
     assert advisor.hint is None
     assert not advisor.estimator.generative

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_aimon.core import guard
+from otel_aimon.hinting.errors import LimitExceededError
 from otel_aimon.hinting.limiter import (
     STALE_SECONDS,
     Limiter,
-    LimitExceededError,
     Mode,
     Priority,
 )

@@ -34,7 +34,7 @@ class Telemetry:
     """In-memory providers with otel-aimon on them.
 
     Use it as a context manager: it instruments on entry and uninstruments on exit. Resources are
-    sampled, and alerts judged, only where ``resources`` and ``alerts`` are among the settings.
+    sampled, alerts judged, and hints told, only where ``resources``, ``alerts`` and ``hints`` are among the settings.
     """
 
     def __init__(self, sampler: Sampler | None = None, **settings: Any) -> None:
@@ -49,6 +49,7 @@ class Telemetry:
         self.settings = {
             "resources": "none",
             "alerts": False,
+            "hints": False,
             "lock_directory": locks.DIRECTORY,
             **settings,
         }

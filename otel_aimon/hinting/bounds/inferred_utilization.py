@@ -41,6 +41,12 @@ class InferredUtilization:
         self._intervals = 0
         self._probed = False
 
+    @property
+    def relaxed(self) -> bool:
+        """Requests take about as long as at the best of times: none of them waits."""
+        latency, least = self._latency, self._least_latency
+        return latency is not None and least is not None and latency <= WAITS_REJECTED * least
+
     def complete(self, interval: Interval, saturated_throughput: float | None = None) -> Interval:
         """The interval, with its utilisation if that was unknown and can be told.
 

@@ -63,6 +63,13 @@ class UtilizationLaw:
             self.service_time, interval.in_flight / interval.throughput, _UNSATURATED_GAIN
         )
 
+    def add_relaxed(self, interval: Interval) -> None:
+        """Take an interval in which no request waited, of unknown utilisation: it tells the service time."""
+        if interval.completions:
+            self.service_time = _ewma(
+                self.service_time, interval.in_flight / interval.throughput, _UNSATURATED_GAIN
+            )
+
     def _add_saturated(self, interval: Interval) -> None:
         self.saturated_throughput = _ewma(self.saturated_throughput, interval.throughput, _THROUGHPUT_GAIN)
         # A deep queue slows every request down: throughput then tells of the contention, not of the capacity.
