@@ -80,22 +80,22 @@ def as_onnx(classifier) -> onnxruntime.InferenceSession:
 class TextModel:
     """An interpolated n-gram model over words: each order is smoothed by the one below it."""
 
-    ORDER = 4
     SMOOTHING = 0.5
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, order: int = 4) -> None:
+        self.order = order
         words = text.split()
         self.vocabulary = sorted(set(words))
         ids = {word: index for index, word in enumerate(self.vocabulary)}
         self.counts: defaultdict[tuple[str, ...], Counter[int]] = defaultdict(Counter)
         for end, word in enumerate(words):
-            for length in range(min(self.ORDER, end + 1)):
+            for length in range(min(order, end + 1)):
                 self.counts[tuple(words[end - length : end])][ids[word]] += 1
 
     def probabilities(self, context: list[str]) -> np.ndarray:
         """How likely each word is to come next."""
         likely = np.full(len(self.vocabulary), 1 / len(self.vocabulary))
-        for length in range(min(self.ORDER, len(context) + 1)):
+        for length in range(min(self.order, len(context) + 1)):
             counts = self.counts.get(tuple(context[len(context) - length :]))
             if counts is None:
                 break
@@ -104,13 +104,12 @@ class TextModel:
             likely /= self.SMOOTHING + counts.total()
         return likely
 
-    @otel_aimon.monitor(operation="text_completion", model="word-4gram", token_per_item=True)
     def stream(self, prompt: str, tokens: int, seed: int) -> Iterator[str]:
         """Yield ``tokens`` words, one by one."""
         random = np.random.default_rng(seed)
         context = prompt.split()
         for _ in range(tokens):
-            likely = self.probabilities(context[-self.ORDER + 1 :])
+            likely = self.probabilities(context[-self.order + 1 :])
             word = self.vocabulary[random.choice(len(likely), p=likely / likely.sum())]
             context.append(word)
             yield word + " "
@@ -136,7 +135,16 @@ app = FastAPI()
 classifier, unseen_digits = train_classifier()
 session = as_onnx(classifier)
 text = descriptions()
-text_model = TextModel(text)
+
+
+def recorded(order: int) -> tuple:
+    """Name and stream of a text model; one decorator records every text."""
+    name = f"word-{order}gram"
+    decorate = otel_aimon.monitor(operation="text_completion", model=name, token_per_item=True)
+    return name, decorate(TextModel(text, order).stream)
+
+
+text_models = dict(map(recorded, (4, 2)))
 
 
 class Images(BaseModel):
@@ -173,9 +181,13 @@ def classify_onnx(images: Images) -> list[int]:
 
 
 @app.get("/generate")
-def generate(prompt: str = "the data", tokens: int = 40, seed: int = 0) -> StreamingResponse:
+def generate(
+    prompt: str = "the data", tokens: int = 40, seed: int = 0, model: str = "word-4gram"
+) -> StreamingResponse:
     """Stream text, word by word."""
-    return StreamingResponse(text_model.stream(prompt, tokens, seed), media_type="text/plain")
+    if model not in text_models:
+        raise HTTPException(404, f"the models are {', '.join(text_models)}")
+    return StreamingResponse(text_models[model](prompt, tokens, seed), media_type="text/plain")
 
 
 @app.post("/rebuild")

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from otel_aimon.cli import CommandError, report, show
 from otel_aimon.cli.alert_report import alert_line
+from otel_aimon.cli.hint_report import hint_line
 from otel_aimon.cli.load import Load
 from otel_aimon.cli.receiver import LOOPBACK, Received, Receiver
 from otel_aimon.cli.sections import Evidence, Report, Section
@@ -83,7 +84,7 @@ _SHAPES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``otel-aimon demo``."""
     parser.add_argument(
-        "--seconds", type=_duration, default=40.0, help="how long the load lasts (default: 40)"
+        "--seconds", type=_duration, default=60.0, help="how long the load lasts (default: 60)"
     )
     parser.add_argument("--endpoint", metavar="URL", help="send to this OTLP endpoint, and say where to look")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="grpc", help="of OTLP (default: grpc)")
@@ -352,7 +353,7 @@ def _say(text: str, end: str = "\n") -> None:
 
 
 class _Progress:
-    """A bar that moves on a terminal, or a line now and then in a pipe; and every alert as it arrives.
+    """A bar that moves on a terminal, or a line now and then in a pipe; and every alert and hint as it arrives.
 
     Args:
         seconds: How long the whole takes.
@@ -368,16 +369,16 @@ class _Progress:
         self._terminal = sys.stderr.isatty()
         self._next_line = 1
 
-    def _tell_alerts(self, passed: float) -> None:
+    def _tell_events(self, passed: float) -> None:
         while self._told < len(self._events):
             event = self._events[self._told]
             self._told += 1
-            line = alert_line(event)
+            line = alert_line(event) or hint_line(event)
             if line is not None:
                 _say(f"{_CLEAR_LINE if self._terminal else ''}{passed:4.0f} s  {line}")
 
     def __call__(self, passed: float, requests: int) -> None:
-        self._tell_alerts(passed)
+        self._tell_events(passed)
         done = min(1.0, passed / self._seconds)
         if self._terminal:
             bar = "█" * int(done * _BAR)

@@ -12,6 +12,7 @@ from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Literal
 
 from otel_aimon.cli.faults import ERROR_BURST, MALFORMED, SLOWDOWN, Fault, faults_of
+from otel_aimon.cli.ramp import MODEL, ramp_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +63,7 @@ CASES = (
 
 
 _MALFORMED_CASE = next(case for case in CASES if case.expected == "failed")
+_RAMP_CASE = Case("text stream", "manual", f"/generate?model={MODEL}", "completed", 0)
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,13 @@ class Load:
             threading.Thread(target=self._client, args=(number, samples, started), daemon=True)
             for number in range(CLIENTS)
         ]
+        ramp = ramp_of(self._seconds)
+        clients += [
+            threading.Thread(
+                target=self._insatiable, args=(CLIENTS + number, started + after, started), daemon=True
+            )
+            for number, after in enumerate(ramp.starts() if ramp is not None else ())
+        ]
         injector = threading.Thread(target=self._inject, args=(started,), daemon=True)
         for thread in (*clients, injector):
             thread.start()
@@ -165,6 +174,14 @@ class Load:
                 return
             malformed = self._bursts(time.monotonic() - started) and chance.random() < MALFORMED
             self.outcomes.append(self._send(_MALFORMED_CASE if malformed else case, chance, samples))
+
+    def _insatiable(self, number: int, begin: float, started: float) -> None:
+        """Stream one text after the other from ``begin`` on."""
+        chance = random.Random(self._seed + number)  # noqa: S311 - a load, no secret
+        if self._stop.wait(max(0.0, begin - time.monotonic())):
+            return
+        while time.monotonic() < started + self._seconds and not self._stop.is_set():
+            self.outcomes.append(self._send(_RAMP_CASE, chance, []))
 
     def _send(self, case: Case, chance: random.Random, samples: list[list[float]]) -> Outcome:
         began = time.monotonic()
@@ -235,7 +252,8 @@ def _request(
     if case.kind == "text stream":
         tokens = _ENDLESS_STREAM if case.expected == "abandoned" else chance.randint(*_WHOLE_STREAM)
         seed = chance.randrange(10**6)
-        return "GET", f"{case.path}?prompt=the+data&tokens={tokens}&seed={seed}", None
+        more = "&" if "?" in case.path else "?"
+        return "GET", f"{case.path}{more}prompt=the+data&tokens={tokens}&seed={seed}", None
     rows = chance.sample(samples, chance.choice((1, 1, 1, 2, 4, 8)))
     if case.expected == "failed":
         rows = [row[:-1] for row in rows]

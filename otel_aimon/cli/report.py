@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_aimon import semconv
 from otel_aimon.cli.alert_report import alerts_section
+from otel_aimon.cli.hint_report import hints_section
 from otel_aimon.cli.load import CASES
 from otel_aimon.cli.sections import Evidence, Report, Section
 from otel_aimon.cli.text import WIDTH, cut, quantity, seconds, table, wrapped_table
@@ -159,6 +160,7 @@ SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
     metrics_section,
     events_section,
     alerts_section,
+    hints_section,
     verdict_section,
 )
 

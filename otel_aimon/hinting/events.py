@@ -71,9 +71,9 @@ def concurrency_event(model: str, load: ModelLoad, old: float | None) -> HintEve
         **{semconv.HINT_EVIDENCE + name: value for name, value in evidence.items()},
     }
     body = (
-        f"{model} can serve {at_least}{hint.limit:.3g} requests at once{before}: {hint.basis} binds."
+        f"{model} can serve {at_least}{_requests(hint.limit)} at once{before}: {hint.basis} binds."
         if load.advisor.bounded
-        else f"{model} served {hint.limit:.3g} requests at once with none waiting; its limit is not known yet."
+        else f"{model} served {_requests(hint.limit)} at once with none waiting; its limit is not known yet."
     )
     return HintEvent(body, _known(attributes))
 
@@ -131,6 +131,10 @@ def resource_event(bottleneck: Bottleneck | None, old: str | None) -> HintEvent:
         else f"What binds is {bottleneck.name}. {bottleneck.advice}"
     )
     return HintEvent(body, _known(attributes))
+
+
+def _requests(number: float) -> str:
+    return f"{number:.3g} request{'' if f'{number:.3g}' == '1' else 's'}"
 
 
 def _known(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,9 @@ STEP_SECONDS = 1.0
 ADVICE_SECONDS = 10.0
 """Between two looks at what binds."""
 
+DOMINANT = 0.5
+"""Share of the requests in flight in this process: of a model with fewer, the process's CPU time says little."""
+
 RATIO_BAND = 0.1
 """Smaller changes of the number of replicas are told by the gauge only."""
 
@@ -169,7 +172,7 @@ class HintWatch:
         limiter = self.limiters.find(model)
         shed = 0 if limiter is None else limiter.shed
         conditions = Conditions(
-            utilization=None if load.remote else self._busy(load.device, cpu),
+            utilization=self._busy(load.device, cpu) if self._dominates(load) else None,
             kv_utilization=self._kv(model),
             rejected=max(0, shed - self._shed.get(model, 0)),
             queued=0 if limiter is None else limiter.waiting,
@@ -262,6 +265,11 @@ class HintWatch:
             if device in reading.device.ordinals:
                 return reading.activity.get("sm")
         return None
+
+    def _dominates(self, load: ModelLoad) -> bool:
+        """It is this model that keeps the process busy, if anything does."""
+        total = sum(each.in_flight for each in self.models.values() if not each.remote)
+        return not load.remote and load.in_flight >= DOMINANT * total
 
     def _throttled(self) -> bool:
         snapshot = self._situation.snapshot

@@ -92,7 +92,7 @@ class TestWhatArrives:
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout)
         assert list(result) == [
-            "otel_aimon", "seconds", "ok", "requests", "traces", "metrics", "events", "alerts", "verdict"
+            "otel_aimon", "seconds", "ok", "requests", "traces", "metrics", "events", "alerts", "hints", "verdict"
         ]  # fmt: skip
         assert (result["otel_aimon"], result["seconds"], result["ok"]) == (__version__, 4.0, True)
         self._check_requests(result)
@@ -183,7 +183,7 @@ class TestWhatArrives:
         assert all(len(line) <= 110 for line in out.splitlines())
         headings = [line for line in out.splitlines() if line and not line.startswith(" ")]
         assert [heading.split(":")[0] for heading in headings] == [
-            "Sent by the clients", "Traces", "Metrics", "Log events", "Alerts", "Is it all there?"
+            "Sent by the clients", "Traces", "Metrics", "Log events", "Alerts", "Hints", "Is it all there?"
         ]  # fmt: skip
         assert "      predict Pipeline(LogisticRegression)" in out
         assert "…" not in out  # Nothing of the demo's own is cut.

@@ -1,4 +1,4 @@
-"""The demo, whole: what goes wrong in it is told, and resolved before its end."""
+"""The demo, whole: what goes wrong in it is told, and resolved before its end; and what it can serve."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def test_a_slowdown_and_an_error_burst_are_told_and_resolved() -> None:
     # The last of them may be resolved by the end of the service.
     assert all(each["resolved_ns"] is not None for each in alerts["episodes"])
     assert " FIRING " in done.stderr
+    # While more and more clients came, it was learned how many the model can serve.
+    limits = [each for each in json.loads(done.stdout)["hints"] if each["kind"] == "concurrency"]
+    learned = [each for each in limits if each["model"] == "word-2gram"][-1]
+    assert learned["basis"] == "tpot"
+    assert 1 <= learned["new"] <= 100
+    assert " HINT " in done.stderr

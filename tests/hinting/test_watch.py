@@ -195,6 +195,24 @@ def test_a_counter_that_was_never_near_one_is_not_believed(process: Process) -> 
     assert load.interval.utilization is None
 
 
+def test_of_a_model_among_busier_ones_the_cpu_says_nothing(process: Process) -> None:
+    for _ in range(40):
+        busy = [process.start("busy") for _ in range(4)]
+        request = process.start("quiet")
+        process.now += 0.02
+        request.end()
+        process.now += 0.98
+        process.cpu_seconds += 4.0
+        process.tick()
+        for each in busy:
+            each.end()
+    busy_interval = process.watch.models["busy"].interval
+    quiet_interval = process.watch.models["quiet"].interval
+    assert busy_interval is not None
+    assert quiet_interval is not None
+    assert (busy_interval.utilization, quiet_interval.utilization) == (1.0, None)
+
+
 def test_the_cpu_that_others_use_is_not_there(process: Process) -> None:
     process.situation.snapshot = Snapshot(host=HostReading(available_cpu_share=1.0))
     process.cpu_seconds = 2.0

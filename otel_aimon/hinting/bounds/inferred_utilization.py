@@ -18,6 +18,9 @@ Where requests are turned away less is enough, but some it must be: a limit that
 CROWDED = 0.05
 """Share of the arrivals that are turned away in more than a burst."""
 
+LEAST_IN_FLIGHT = 1.0
+"""With fewer, nobody waits for another one: what takes longer does so for another reason."""
+
 _WARM_UP = 3
 _LATENCY_GAIN = 0.3
 _RISE = 1 / 3600
@@ -79,7 +82,7 @@ class InferredUtilization:
             return crowded
         least = self._see(self._latency)
         if not crowded:
-            return self._latency > WAITS * least
+            return self._latency > WAITS * least and interval.in_flight >= LEAST_IN_FLIGHT
         return not self._probed or self._latency > WAITS_REJECTED * least
 
     def _see(self, latency: float) -> float:
