@@ -43,6 +43,7 @@ from otel_aimon import runtime
 from otel_aimon.core.call import observed
 from otel_aimon.core.layers import Layer
 from otel_aimon.core.stream import observed_generator_function
+from otel_aimon.entrypoints import FRAMEWORK_INSTRUMENTORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,9 +60,7 @@ MODEL = "tiny/gpt2"
 CALLS = 400
 TOKENS = 100
 STREAMS = 20
-ENTRY_POINTS = (
-    "aimon,aimon_onnxruntime,aimon_sentence_transformers,aimon_sklearn,aimon_torch,aimon_transformers"
-)
+ENTRY_POINTS = ",".join(("aimon", *(f"aimon_{name}" for name in FRAMEWORK_INSTRUMENTORS)))
 
 
 class _Discard(SpanExporter):

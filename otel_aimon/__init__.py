@@ -3,7 +3,7 @@
 ``__all__`` is the public API; everything else may change without notice.
 """
 
-from otel_aimon.alerts.events import AlertEvent
+from otel_aimon.alerts.alert_event import AlertEvent
 from otel_aimon.api import (
     force_flush,
     hints,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from typing_extensions import Self
 
-    from otel_aimon.alerts.events import AlertEvent
+    from otel_aimon.alerts.alert_event import AlertEvent
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.stream import OnItem
     from otel_aimon.hinting.admission import Admission

@@ -151,7 +151,7 @@ class Runtime:
             self.pipeline.start_thread()
 
     def _start_pipeline(self) -> None:
-        self.pipeline.start_thread()
+        self.pipeline.want()
 
     def _tick(self) -> None:
         self.watches.tick()

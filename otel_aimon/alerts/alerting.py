@@ -21,7 +21,7 @@ from otel_aimon.core.guard import swallow
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from otel_aimon.alerts.events import AlertEvent
+    from otel_aimon.alerts.alert_event import AlertEvent
     from otel_aimon.alerts.rules import Rule
     from otel_aimon.analysis.evidence import Evidence
 

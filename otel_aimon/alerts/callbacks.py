@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_aimon.alerts.events import AlertEvent
+    from otel_aimon.alerts.alert_event import AlertEvent
 
     Callback = Callable[[AlertEvent], object]
 

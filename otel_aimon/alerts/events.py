@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry._logs import SeverityNumber
@@ -22,10 +21,11 @@ from opentelemetry.trace import (
 )
 
 from otel_aimon import semconv
+from otel_aimon.alerts.alert_event import AlertEvent
 from otel_aimon.analysis.slo import BurnEvidence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from opentelemetry._logs import Logger
 
@@ -39,41 +39,6 @@ if TYPE_CHECKING:
 
 _SEVERITY_NUMBERS = {"info": 9, "warning": 13, "critical": 17}
 MOST_EXEMPLARS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class AlertEvent:
-    """One event about an alert, as callbacks get it and as it is exported.
-
-    Attributes:
-        name: ``aimon.alert`` or ``aimon.alert.storm``.
-        severity: ``info``, ``warning`` or ``critical``; ``info`` for a resolved alert.
-        body: One sentence for people.
-        attributes: Everything for programs, as in docs/alerts.md.
-        timestamp: When the condition of this event began, in nanoseconds since 1970.
-        observed_timestamp: When it was told.
-        trace_id: The trace of the worst example, 32 hexadecimal digits; empty when there is none.
-        span_id: Its span, 16 hexadecimal digits; empty when that is not known.
-    """
-
-    name: str
-    severity: str
-    body: str
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    timestamp: int = 0
-    observed_timestamp: int = 0
-    trace_id: str = ""
-    span_id: str = ""
-
-    @property
-    def state(self) -> str:
-        """``firing`` or ``resolved``."""
-        return str(self.attributes.get(semconv.ALERT_STATE, ""))
-
-    @property
-    def rule(self) -> str:
-        """The rule's name."""
-        return str(self.attributes.get(semconv.ALERT_RULE_NAME, ""))
 
 
 def fingerprint(rule: str, identity: Identity) -> str:

@@ -31,7 +31,7 @@ class Pipeline:
         consumers: Called with each observation, in order, one observation at a time.
         interval: Seconds between two drains of the thread.
         tick: Called on the thread after each of its drains.
-        prepare: Called once, before the first observation is handed over or the thread first drains.
+        prepare: Called once, before the first observation is handed over.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Pipeline:
         self._interval = interval
         self._tick = tick
         self._prepare = prepare
+        self._wanted = False
         self._half_full = recorder.queue_size // 2
         self._reset()
         self._stopped = False
@@ -80,6 +81,11 @@ class Pipeline:
             if length >= self._recorder.queue_size:
                 self._drain_by_caller()
 
+    def want(self) -> None:
+        """Start the thread, and prepare although there is no observation yet."""
+        self._wanted = True
+        self.start_thread()
+
     def start_thread(self) -> None:
         """Start the thread unless it runs; the first submission does it too."""
         if not self._start_lock.acquire(blocking=False):
@@ -99,13 +105,14 @@ class Pipeline:
 
     def _run(self) -> None:
         wake = self._wake
-        # With the lock that a fork waits for: a child must not inherit modules that are half imported.
-        with self._lock:
-            self._be_prepared()
         while not self._stopped:
             wake.wait(self._interval)
             wake.clear()
             self.drain()
+            if self._wanted:
+                # With the lock that a fork waits for: a child must not inherit modules that are half imported.
+                with self._lock:
+                    self._be_prepared()
             if self._tick is not None:
                 self._guarded_tick(self._tick)
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+from otel_aimon.alerts.alert_event import AlertEvent
 from otel_aimon.alerts.alerting import Alerting
-from otel_aimon.alerts.events import AlertEvent
 from otel_aimon.alerts.rules import Rule
 from otel_aimon.analysis.evidence import Evidence, Identity
 

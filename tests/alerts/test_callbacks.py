@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from otel_aimon.alerts.alert_event import AlertEvent
 from otel_aimon.alerts.callbacks import THREAD_NAME, Callbacks
-from otel_aimon.alerts.events import AlertEvent
 from tests.alerts.support import World, rule, seen
 
 

@@ -19,8 +19,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import NonRecordingSpan, NoOpTracer, SpanContext, TraceFlags
 
 from otel_aimon.alerts import watch as watch_module
+from otel_aimon.alerts.alert_event import AlertEvent
 from otel_aimon.alerts.callbacks import Callbacks
-from otel_aimon.alerts.events import AlertEvent
 from otel_aimon.alerts.points import POINTS
 from otel_aimon.alerts.watch import SAVE_SECONDS, AlertWatch
 from otel_aimon.analysis.evidence import Evidence

@@ -124,7 +124,15 @@ class TestSections:
         made = make(Evidence([], Received()))
         assert not made.ok
         assert "Log events: 0\n  none" in made.as_text()
-        assert list(made.as_data()) == ["requests", "traces", "metrics", "events", "alerts", "hints", "verdict"]
+        assert list(made.as_data()) == [
+            "requests",
+            "traces",
+            "metrics",
+            "events",
+            "alerts",
+            "hints",
+            "verdict",
+        ]
 
     def test_a_section_may_be_added(self) -> None:
         extra = report.Section("alerts", "Alerts", [], ["none"])

@@ -356,3 +356,52 @@ class TestFork:
         pipeline.drain()
         assert seen == ended
         pipeline.stop()
+
+
+class TestPreparation:
+    """What is needed for the first observation is not made before."""
+
+    @pytest.fixture
+    def made(self) -> list[str]:
+        return []
+
+    @pytest.fixture
+    def prepared(self, bench: Bench, made: list[str]) -> Iterator[Pipeline]:
+        pipeline = Pipeline(
+            bench.recorder,
+            (lambda _: made.append("observation"),),
+            interval=0.01,
+            prepare=lambda: made.append("prepared"),
+        )
+        yield pipeline
+        pipeline.stop()
+
+    def test_once_before_the_first_observation(
+        self, bench: Bench, prepared: Pipeline, made: list[str]
+    ) -> None:
+        prepared.start_thread()
+        prepared.drain()
+        assert made == []
+        for _ in range(2):
+            bench.start().end()
+        prepared.drain()
+        wait_until(lambda: len(made) == 3)
+        assert made == ["prepared", "observation", "observation"]
+
+    def test_without_an_observation_when_it_is_wanted(self, prepared: Pipeline, made: list[str]) -> None:
+        prepared.want()
+        wait_until(lambda: made == ["prepared"])
+
+    def test_observations_go_on_where_it_fails(
+        self, bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(guard, "RERAISE", False)
+
+        def fails() -> None:
+            raise RuntimeError("damaged")
+
+        pipeline = Pipeline(bench.recorder, (sink,), interval=NEVER, prepare=fails)
+        bench.start().end()
+        pipeline.drain()
+        assert len(sink.seen) == 1
+        pipeline.stop()
