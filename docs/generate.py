@@ -8,6 +8,7 @@ and the exit status is 1 when a page is not what the code says.
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -121,9 +122,30 @@ def _hold(rule: Rule) -> str:
     return "at once" if rule.ticks == 1 else f"{rule.ticks_needed} evaluations"
 
 
+def compatibility_table() -> str:
+    """The versions with which the tests of each framework were run."""
+    rows = json.loads((ROOT / "docs" / "compatibility.json").read_text(encoding="utf-8"))
+    titles = {each.name: each for each in FRAMEWORKS}
+    rows = [row for row in rows if row["framework"] in titles]
+    order = {each.name: place for place, each in enumerate(FRAMEWORKS)}
+    rows.sort(key=lambda row: (order[row["framework"]], _version(row["version"]), row["python"]))
+    lines = ["| framework | version | Python | tests passed | failed |", "|---|---|---|---:|---:|"]
+    lines += [
+        f"| [{titles[row['framework']].title}](frameworks/{row['framework']}.md) | {row['version']} | {row['python']} "
+        f"| {row['passed']} | {row['failed']} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
 PAGES: dict[str, dict[str, str]] = {
     "README.md": {"frameworks": frameworks_table("docs/")},
     "docs/configuration.md": {"settings": settings_table()},
+    "docs/compatibility.md": {"compatibility": compatibility_table()},
     "docs/alerts.md": {"rules": rules_table()},
     "docs/signals.md": {"metrics": metrics_table()},
     "docs/metrics-in-prometheus.md": {"metrics": prometheus_table()},
