@@ -30,7 +30,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OVERLOAD = 1.3
-SWEEP = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+SWEEP = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 TARGET = 0.95
 WARM_UP = 4.0
 CAPACITY_CLIENTS = 8

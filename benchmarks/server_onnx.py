@@ -40,7 +40,7 @@ def session():
 app = FastAPI()
 app.add_middleware(Gate)
 model = session()
-rows = np.ones((64, WIDTH), np.float32)
+rows = np.ones((256, WIDTH), np.float32)
 
 
 @app.get("/predict")
