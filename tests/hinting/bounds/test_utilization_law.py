@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_aimon.hinting.bounds.utilization_law import HEADROOM, UtilizationLaw
+from otel_aimon.hinting.bounds.utilization_law import HEADROOM, LEAST_HEADROOM, UtilizationLaw
 from tests.hinting.support import interval
 
 
@@ -25,8 +25,14 @@ def test_below_saturation_all_in_flight_are_in_service(capacity: float, utilizat
     for _ in range(3):
         law.add(interval(in_flight=capacity * utilization, utilization=utilization))
     assert law.capacity == pytest.approx(capacity)
-    assert law.limit() == pytest.approx(capacity + HEADROOM * sqrt(capacity))
+    assert law.limit() == pytest.approx(capacity + max(LEAST_HEADROOM, HEADROOM * sqrt(capacity)))
     assert not law.saturated
+
+
+def test_at_least_one_is_worked_on() -> None:
+    law = UtilizationLaw()
+    law.add(interval(in_flight=0.1, utilization=0.5))
+    assert law.limit() == 1.0 + LEAST_HEADROOM
 
 
 def test_in_saturation_follows_the_throughput() -> None:
