@@ -10,6 +10,7 @@ from otel_aimon.api import (
     instrument,
     instrument_module,
     monitor,
+    monitor_jax,
     on_alert,
     uninstrument,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "instrument",
     "instrument_module",
     "monitor",
+    "monitor_jax",
     "on_alert",
     "uninstrument",
 ]
