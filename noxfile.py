@@ -92,6 +92,22 @@ def vllm(session: nox.Session) -> None:
     _pytest(session, "tests/frameworks/test_vllm.py", "tests/e2e/test_vllm.py")
 
 
+TENSORFLOW = {
+    "newest": ("tensorflow-cpu==2.21.0", "keras==3.15.1", "jax==0.10.2", "flax==0.12.8"),
+    "oldest": ("tensorflow-cpu==2.18.0", "keras==3.5.0", "jax==0.4.30", "jaxlib==0.4.30", "flax==0.8.5"),
+}
+
+
+@nox.session
+@nox.parametrize("versions", list(TENSORFLOW))
+def tensorflow(session: nox.Session, versions: str) -> None:
+    """TensorFlow, Keras on its three backends, JAX and Flax: two gigabytes, so apart from the others."""
+    session.install(*TESTS, TORCH, *TENSORFLOW[versions])
+    session.install("--editable", ".")
+    names = ("tensorflow", "keras", "jax")
+    _pytest(session, *(f"tests/frameworks/test_{name}.py" for name in names), "tests/e2e/test_tensorflow.py")
+
+
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def fast(session: nox.Session) -> None:
     """Tests without frameworks, on every supported Python."""

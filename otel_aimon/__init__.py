@@ -12,6 +12,7 @@ from otel_aimon.api import (
     instrument_module,
     limiter,
     monitor,
+    monitor_jax,
     on_alert,
     uninstrument,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "instrument_module",
     "limiter",
     "monitor",
+    "monitor_jax",
     "on_alert",
     "uninstrument",
 ]

@@ -398,6 +398,41 @@ def monitor(
     return recorded.wrap if function is None else recorded.wrap(function)
 
 
+def monitor_jax(
+    function: F, *, model: str | None = None, operation: str = "call", batch_argnum: int | None = None
+) -> F:
+    """Make every call of a function of JAX an inference that ends when its result is ready.
+
+    For what ``jax.jit``, ``nnx.jit`` or ``jax.pmap`` returned, or any function that returns arrays. JAX returns
+    arrays before they are computed, so the wrapper waits for the result, ``jax.block_until_ready``, before it
+    returns it: what the caller would do meanwhile is done later. Where a call is not recorded (traced or
+    differentiated, inside another inference that has no stages, in a process that is not instrumented), nothing waits.
+    Where the computation fails, the inference failed, and whoever reads the result is told as without the wrapper.
+
+    Args:
+        function: The function.
+        model: The model's name; the function's name by default.
+        operation: What the model does; from a small set, as it becomes a metric attribute.
+        batch_argnum: Position of the argument whose first dimension is the number of items in a request;
+            unknown by default, as parameters are arguments like any other.
+
+    Returns:
+        A function with the attributes of jitted functions (``lower``, ``trace``, ...).
+    """
+    from otel_aimon.instrumentation.jax import observed_until_ready
+
+    name = model or getattr(function, "__name__", type(function).__name__)
+
+    def start() -> Inference | None:
+        running = runtime.current()
+        if running is None or not loader.is_armed("jax"):
+            return None
+        recorder = running.recorder
+        return recorder.start(recorder.series_named_by_others("jax", operation, name), Layer.MODEL)
+
+    return observed_until_ready(function, start, batch_argnum)  # type: ignore[no-any-return]
+
+
 class _Recorded(NamedTuple):
     """What a decorated function records: the arguments of :func:`monitor`."""
 

@@ -146,6 +146,27 @@ class SpacyInstrumentor(FrameworkInstrumentor):
     framework = "spacy"
 
 
+class TensorflowInstrumentor(FrameworkInstrumentor):
+    """TensorFlow."""
+
+    entry_point = "aimon_tensorflow"
+    framework = "tensorflow"
+
+
+class KerasInstrumentor(FrameworkInstrumentor):
+    """Keras."""
+
+    entry_point = "aimon_keras"
+    framework = "keras"
+
+
+class JaxInstrumentor(FrameworkInstrumentor):
+    """JAX."""
+
+    entry_point = "aimon_jax"
+    framework = "jax"
+
+
 class VllmInstrumentor(FrameworkInstrumentor):
     """vLLM."""
 
@@ -165,6 +186,9 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         LightgbmInstrumentor,
         CatboostInstrumentor,
         SpacyInstrumentor,
+        TensorflowInstrumentor,
+        KerasInstrumentor,
+        JaxInstrumentor,
         VllmInstrumentor,
     )
 }

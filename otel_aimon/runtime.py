@@ -110,6 +110,7 @@ class Runtime:
         observe(meter, semconv.INFERENCE_ACTIVE, self._observe_active)
         observe(meter, semconv.INFERENCE_QUEUE_SIZE, self._observe_queues)
         self.recorder.engines.register(meter)
+        self.recorder.compilations.register(meter)
         self.windows.register(meter)
         if self._counts_energy:
             self.energy.register(meter)

@@ -42,6 +42,7 @@ AIMON_TIME_TO_FIRST_TOKEN: Final = "aimon.time_to_first_token"
 AIMON_QUEUE_DURATION: Final = "aimon.queue.duration"
 AIMON_PREFILL_DURATION: Final = "aimon.prefill.duration"
 AIMON_DECODE_DURATION: Final = "aimon.decode.duration"
+AIMON_COMPILE_DURATION: Final = "aimon.compile.duration"
 AIMON_TIME_PER_OUTPUT_TOKEN: Final = "aimon.time_per_output_token"
 AIMON_ENGINE_ID: Final = "aimon.engine.id"
 
@@ -176,6 +177,25 @@ TPOT_BUCKETS: Final = (
 )  # fmt: skip
 """As the convention advises for ``gen_ai.server.time_per_output_token``."""
 
+COMPILE_BUCKETS: Final = (
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    600.0,
+)
+"""Seconds. From an expression on a CPU to a large model."""
+
 # --- metrics -----------------------------------------------------------------------------------
 
 Kind = Literal["histogram", "counter", "observable_gauge", "observable_updowncounter", "observable_counter"]
@@ -268,6 +288,13 @@ CLIENT_OPERATION_DURATION: Final = Metric(
     "gen_ai.client.operation.duration", "histogram", "s",
     "GenAI operation duration.", (*_GEN_AI, ERROR_TYPE), GEN_AI_DURATION_BUCKETS,
 )  # fmt: skip
+COMPILE_DURATION: Final = Metric(
+    AIMON_COMPILE_DURATION, "histogram", "s",
+    "Time that a framework took to compile a function, or to load it from its cache of compiled ones; "
+    "the model is that of the request that waited for it, if one did.",
+    (AIMON_FRAMEWORK, AIMON_MODEL_NAME), COMPILE_BUCKETS,
+)  # fmt: skip
+
 # --- serving engines ---------------------------------------------------------------------------
 
 _ENGINE = (AIMON_FRAMEWORK, AIMON_MODEL_NAME, AIMON_ENGINE_ID)

@@ -23,6 +23,7 @@ def test_the_names() -> None:
         "instrument_module",
         "limiter",
         "monitor",
+        "monitor_jax",
         "on_alert",
         "uninstrument",
     ]
@@ -44,6 +45,7 @@ def test_the_parameters() -> None:
             "instrument",
             "instrument_module",
             "monitor",
+            "monitor_jax",
             "on_alert",
             "uninstrument",
         )
@@ -54,6 +56,7 @@ def test_the_parameters() -> None:
         "instrument": ["tracer_provider", "meter_provider", "logger_provider", "settings"],
         "instrument_module": ["module", "name"],
         "monitor": ["function", "operation", "model", "framework", "provider", "token_per_item"],
+        "monitor_jax": ["function", "model", "operation", "batch_argnum"],
         "on_alert": ["callback"],
         "uninstrument": [],
     }

@@ -98,6 +98,7 @@ def emitted() -> Any:
                     each.fail_as(outcome)
         # Frameworks with a queue of their own, such as continuous batching in Transformers, watch it.
         recorder.watch_queue(recorder.series("fw", "chat", "m"), lambda: 1)
+        recorder.compilations.add("fw", "m", 0.5)
         # Serving engines, such as vLLM, tell of themselves at each step.
         engine = recorder.engines.open("fw", "m", 0, recorder)
         engine.running = engine.waiting = 1

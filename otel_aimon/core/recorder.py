@@ -10,6 +10,7 @@ from opentelemetry import context as context_api
 from opentelemetry.trace import SpanKind, set_span_in_context
 
 from otel_aimon import semconv
+from otel_aimon.core.compilations import Compilations
 from otel_aimon.core.engines import Engines
 from otel_aimon.core.inference import Inference
 from otel_aimon.core.layers import MAX_STAGES, STAGES_INSIDE, Layer
@@ -61,6 +62,8 @@ class Recorder:
         self._waiting: list[tuple[Series, Callable[[], int | None]]] = []
         self.engines = Engines()
         """Serving engines in this process, with what they tell of themselves."""
+        self.compilations = Compilations()
+        """What frameworks compile while the process serves."""
 
     def series(
         self,
@@ -212,6 +215,25 @@ class Recorder:
                 queue is gone.
         """
         self._waiting.append((series, size))
+
+    def compiled(self, framework: str, seconds: float) -> None:
+        """Record that a framework compiled something, on the thread and in the context of this call.
+
+        The request that runs in this context waited for it, and bears the sum.
+
+        Args:
+            framework: Key in the registry.
+            seconds: How long it took.
+        """
+        running = running_in(context_api.get_current())
+        request = running and (running.owner or running)
+        if request is None or request.layer is Layer.QUIET:
+            self.compilations.add(framework, None, seconds)
+            return
+        details = request.details = request.details or {}
+        known = details.get(semconv.AIMON_COMPILE_DURATION, 0.0)
+        details[semconv.AIMON_COMPILE_DURATION] = known + seconds
+        self.compilations.add(framework, request.series.model, seconds)
 
     def queue_sizes(self) -> list[tuple[Series, int]]:
         """Requests that wait in the frameworks' own queues, one entry per series."""

@@ -85,6 +85,34 @@ class Hooks:
         setattr(owner, name, replacement)
         self._replacements.append(_Replacement(owner, name, original, replacement))
 
+    def override(self, owner: type, name: str, make: Callable[[Any], Any]) -> bool:
+        """Give a class a method that it inherits, wrapped: its parents and their other children stay as they are.
+
+        Args:
+            owner: The class; where its own body defines the method, this is :meth:`wrap`.
+            name: The method.
+            make: Gets a plain function that calls the inherited method, returns the wrapper.
+
+        Returns:
+            Whether the class has it. What was not found is logged once.
+        """
+        if name in vars(owner):
+            return self.wrap(owner, name, make)
+        inherited = getattr(owner, name, None)
+        if inherited is None:
+            self.leave_out(f"{owner.__qualname__}.{name}", "it is not there")
+            return False
+
+        @functools.wraps(inherited)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            # Looked up at each call: others may replace the parent's method later.
+            return getattr(super(owner, self), name)(*args, **kwargs)
+
+        wrapper = make(call)
+        setattr(owner, name, wrapper)
+        self.on_restore(functools.partial(_take_away, owner, name, wrapper))
+        return True
+
     def on_restore(self, undo: Callable[[], None]) -> None:
         """Call ``undo`` when the framework is uninstrumented, for what is not an attribute."""
         self._undo.append(undo)
@@ -123,6 +151,11 @@ class Hooks:
 def _put_back(each: _Replacement) -> None:
     if vars(each.owner).get(each.name) is each.replacement:
         setattr(each.owner, each.name, each.original)
+
+
+def _take_away(owner: type, name: str, wrapper: Any) -> None:
+    if vars(owner).get(name) is wrapper:
+        delattr(owner, name)
 
 
 def _missing_parameters(function: Any, parameters: tuple[str, ...]) -> list[str]:

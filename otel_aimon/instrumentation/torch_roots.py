@@ -53,6 +53,18 @@ _compiler_callback = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callba
 """Not None where the compiler takes a look at each Python frame that is about to run."""
 
 
+def is_plain_inference() -> bool:
+    """Whether what is called now runs with gradients off, and is not compiled, traced or exported."""
+    # The compiler takes the first answer for a constant, and looks no further.
+    return not (
+        _is_dynamo_compiling()
+        or _is_grad_enabled()
+        or _is_compiling()
+        or _compiler_callback() is not None
+        or _tracing_state() is not None
+    )
+
+
 class Root:
     """What stands in a root's ``_compiled_call_impl``: calls the module, and records the call.
 

@@ -164,3 +164,64 @@ def test_one_that_cannot_be_restored_leaves_the_others_alone(
     hooks.restore()
     assert framework.load is original
     assert undone == [1]
+
+
+class TestInherited:
+    """A method that a class inherits is wrapped for it alone."""
+
+    class Parent:
+        def predict(self, inputs: Any) -> Any:
+            """Predict."""
+            return ("parent", inputs)
+
+    def test_its_relatives_stay_as_they_are(self, hooks: Hooks) -> None:
+        class Child(self.Parent):
+            pass
+
+        class Grandchild(Child):
+            pass
+
+        before = dict(vars(Child))
+        assert hooks.override(Child, "predict", marked)
+        assert Child().predict(1) == ("wrapped", ("parent", 1))
+        assert Grandchild().predict(1) == ("wrapped", ("parent", 1))
+        assert self.Parent().predict(1) == ("parent", 1)
+        assert Child.predict.__doc__ == "Predict."
+        hooks.restore()
+        assert dict(vars(Child)) == before
+        assert Child().predict(1) == ("parent", 1)
+
+    def test_a_parents_method_that_is_replaced_later(
+        self, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Child(self.Parent):
+            pass
+
+        hooks.override(Child, "predict", marked)
+        monkeypatch.setattr(self.Parent, "predict", lambda _self, inputs: ("theirs", inputs))
+        assert Child().predict(1) == ("wrapped", ("theirs", 1))
+
+    def test_one_of_its_own_is_wrapped(self, hooks: Hooks) -> None:
+        class Child(self.Parent):
+            def predict(self, inputs: Any) -> Any:
+                return ("child", inputs)
+
+        original = Child.predict
+        assert hooks.override(Child, "predict", marked)
+        assert Child().predict(1) == ("wrapped", ("child", 1))
+        hooks.restore()
+        assert Child.predict is original
+
+    def test_somebody_elses_on_top_stays(self, hooks: Hooks) -> None:
+        class Child(self.Parent):
+            pass
+
+        hooks.override(Child, "predict", marked)
+        theirs = Child.predict = marked(Child.predict)  # type: ignore[method-assign]
+        hooks.restore()
+        assert Child.predict is theirs
+
+    def test_one_that_is_not_there(self, hooks: Hooks, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.WARNING, "otel_aimon"):
+            assert not hooks.override(self.Parent, "nothing", marked)
+        assert "Parent.nothing stays without telemetry" in caplog.text
