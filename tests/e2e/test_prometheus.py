@@ -47,6 +47,7 @@ engine = recorder.engines.open("vllm", "m", 0, owner)
 engine.running, engine.waiting, engine.kv_cache = 3, 1, 0.5
 for count in ("prefix_queries", "prefix_hits", "preemptions", "draft_tokens", "accepted_tokens"):
     engine.add(count, 1)
+recorder.compilations.add("jax", "m", 0.5)
 runtime.current().force_flush()
 runtime.current().watches.alerts.judge([
     Evidence("stall", (("aimon.model.name", "m"),), 2.0), Evidence("gpu.error", (("hw.id", "MIG-1"),), 1.0)
