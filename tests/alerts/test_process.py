@@ -612,3 +612,22 @@ class TestState:
         process.watch.shutdown()
         assert [each.state for each in got] == ["firing", "resolved"]
         process.close()
+
+
+def test_a_model_at_the_limit_that_is_hinted_is_told(process: Process) -> None:
+    at = 1.2
+    process.watch.more_evidence = lambda: [
+        Evidence("saturation.concurrency", (("aimon.model.name", "m"),), at, value=at)
+    ]
+    process.serve(120)
+    told = [
+        each
+        for each in process.events()
+        if each["aimon.alert.rule.name"] == "saturation.concurrency.critical"
+    ]
+    assert [each["aimon.alert.state"] for each in told] == ["firing"]
+    assert told[0]["aimon.model.name"] == "m"
+    assert told[0]["body"] == "Model m is at 120 % of the concurrency that it can serve well."
+    at = 0.5
+    process.serve(600)
+    assert process.told()[-1][1] == "resolved"
