@@ -153,10 +153,15 @@ class Inference:
         elif "input_tokens" not in self.unknown:
             self._add("input_tokens", tokens)
 
-    def end(self) -> None:
-        """End it. Only the first end counts, whichever thread it comes from."""
+    def end(self, at_ns: int | None = None) -> None:
+        """End it. Only the first end counts, whichever thread it comes from.
+
+        Args:
+            at_ns: When it ended, on the monotonic clock in nanoseconds, if not now: results may lie
+                ready long before somebody takes them.
+        """
         try:
-            self._end(None)
+            self._end(None, at_ns)
         except Exception as error:
             swallow(error, "the end of an inference")
 
@@ -178,8 +183,8 @@ class Inference:
         except Exception as error:
             swallow(error, "the end of a failed inference")
 
-    def _end(self, outcome: str | None) -> None:
-        if not self._claim_end():
+    def _end(self, outcome: str | None, at_ns: int | None = None) -> None:
+        if not self._claim_end(at_ns):
             return
         try:
             if outcome is not None:
@@ -207,13 +212,13 @@ class Inference:
         except Exception as error:
             swallow(error, "the end of an abandoned inference")
 
-    def _claim_end(self) -> bool:
+    def _claim_end(self, at_ns: int | None = None) -> bool:
         # Atomic: of several threads that end it one gets True. What was in flight when the process
         # forked is the parent's: the child finds nothing to claim.
         running = self.series.active if self.owner is None else self.series.active_stages
         if running.pop(id(self), None) is None:
             return False
-        self.end_ns = perf_counter_ns()
+        self.end_ns = perf_counter_ns() if at_ns is None else max(at_ns, self.start_ns)
         if self.owner is not None and not self.owner.end_ns:
             self._hand_up(self.owner)
         return True
