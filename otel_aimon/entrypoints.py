@@ -146,6 +146,27 @@ class SpacyInstrumentor(FrameworkInstrumentor):
     framework = "spacy"
 
 
+class Ctranslate2Instrumentor(FrameworkInstrumentor):
+    """CTranslate2."""
+
+    entry_point = "aimon_ctranslate2"
+    framework = "ctranslate2"
+
+
+class FasterWhisperInstrumentor(FrameworkInstrumentor):
+    """faster-whisper."""
+
+    entry_point = "aimon_faster_whisper"
+    framework = "faster_whisper"
+
+
+class OpenvinoInstrumentor(FrameworkInstrumentor):
+    """OpenVINO."""
+
+    entry_point = "aimon_openvino"
+    framework = "openvino"
+
+
 class VllmInstrumentor(FrameworkInstrumentor):
     """vLLM."""
 
@@ -165,6 +186,9 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         LightgbmInstrumentor,
         CatboostInstrumentor,
         SpacyInstrumentor,
+        Ctranslate2Instrumentor,
+        FasterWhisperInstrumentor,
+        OpenvinoInstrumentor,
         VllmInstrumentor,
     )
 }
