@@ -55,6 +55,9 @@ class Inference:
         device: Where the model runs, such as ``cpu`` or ``cuda:0``.
         finish_reasons: Why generation stopped, one per sequence.
         queue_ns: Nanoseconds in the framework's own queue.
+        audio: Seconds of sound that the request is about.
+        work_ns: Nanoseconds in which the framework worked on the sound, without the time that a lazy result
+            lay with its user.
         details: Further attributes of the span, which only some frameworks know.
         error_type: Class of the error, or ``cancelled``; None for success.
         stages: Stages recorded so far.
@@ -67,6 +70,7 @@ class Inference:
 
     __slots__ = (
         "__weakref__",
+        "audio",
         "batch_size",
         "cached_tokens",
         "context",
@@ -96,6 +100,7 @@ class Inference:
         "steps",
         "unknown",
         "watch",
+        "work_ns",
     )
 
     def __init__(
@@ -128,6 +133,8 @@ class Inference:
         self.device: str | None = None
         self.finish_reasons: tuple[str, ...] | None = None
         self.queue_ns: int | None = None
+        self.audio: float | None = None
+        self.work_ns: int | None = None
         self.details: dict[str, Any] | None = None
         self.error_type: str | None = None
         self.stages = 0
@@ -261,6 +268,10 @@ class Inference:
             attributes[semconv.AIMON_TIME_TO_FIRST_TOKEN] = (self.first_ns - self.start_ns) / 1e9
         if self.queue_ns is not None:
             attributes[semconv.AIMON_QUEUE_DURATION] = self.queue_ns / 1e9
+        if self.audio is not None:
+            attributes[semconv.AIMON_AUDIO_DURATION] = self.audio
+        if (speed := self.audio_speed) is not None:
+            attributes[semconv.AIMON_AUDIO_SPEED] = speed
         if self.details is not None:
             attributes.update(self.details)
         return attributes
@@ -269,6 +280,13 @@ class Inference:
     def duration(self) -> float:
         """Seconds from submission to completion."""
         return (self.end_ns - self.start_ns) / 1e9
+
+    @property
+    def audio_speed(self) -> float | None:
+        """Seconds of sound per second of work, the inverse real-time factor; None unless all sound is done."""
+        if self.audio is None or not self.work_ns or self.error_type is not None:
+            return None
+        return self.audio * 1e9 / self.work_ns
 
     @property
     def time_to_first_token(self) -> float | None:
