@@ -332,9 +332,8 @@ class _Request:
     def _read(self, result: Any, given: Given | None) -> None:
         attribute = self._call.sequences
         if attribute is not None:
-            known = given is not None and given.certain
             self._lengths.append(
-                tokens.generated(getattr(result, attribute), given) if given is not None and known else None
+                None if given is None else tokens.generated(getattr(result, attribute), given)
             )
 
     def _sum_up(self) -> None:

@@ -16,13 +16,12 @@ class Given(NamedTuple):
 
     Attributes:
         tokens: Tokens that each result begins with.
-        start: A first token of the prompt, which the results begin with too unless it is the model's special one.
-        certain: Whether the results tell if they begin with it.
+        start: The first two tokens of the prompt, where results begin with the first of them too unless it is
+            the model's special one: which that is, the framework does not say.
     """
 
     tokens: int = 0
-    start: str | None = None
-    certain: bool = True
+    start: tuple[Any, ...] = ()
 
 
 class Inputs(NamedTuple):
@@ -113,8 +112,7 @@ def _prompts(prompts: Any, kwargs: dict[str, Any], *, repeated: bool) -> Inputs:
 def _given(prompt: Any) -> Given:
     if not prompt:
         return Given()
-    repeats_itself = len(prompt) > 1 and prompt[0] == prompt[1]
-    return Given(len(prompt) - 1, prompt[0], certain=not repeats_itself)
+    return Given(len(prompt) - 1, tuple(prompt[:2]))
 
 
 def translator_sources(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
@@ -192,13 +190,26 @@ def generated(sequences: Any, given: Given) -> list[int] | None:
     Returns:
         None where that is not certain.
     """
-    if not given.certain:
+    lengths: list[int] = []
+    for sequence in sequences:
+        start = _begins_with_start(sequence, given.start)
+        if start is None:
+            return None
+        # A sequence may end within what was given, at the length that the caller allows.
+        lengths.append(max(len(sequence) - given.tokens - start, 0))
+    return lengths
+
+
+def _begins_with_start(sequence: Any, start: tuple[Any, ...]) -> bool | None:
+    """Whether a sequence repeats the first token of the prompt, and not only those after it."""
+    if not start or not sequence:
+        return False
+    first, second = start[0], start[1:]
+    if second and second[0] == first:
         return None
-    return [_new(each, given.tokens, given.start) for each in sequences]
-
-
-def _new(sequence: Any, repeated: int, start: str | None) -> int:
-    if start is not None and sequence and sequence[0] == start:
-        repeated += 1
-    # A sequence may end within what was given, at the length that the caller allows.
-    return max(len(sequence) - repeated, 0)
+    if sequence[0] == first:
+        return True
+    if not second or sequence[0] == second[0]:
+        return False
+    # A first token that the model does not know comes back as another one.
+    return True if sequence[1:2] == list(second) else None
