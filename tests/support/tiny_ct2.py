@@ -30,11 +30,11 @@ def save_bert(folder: Path) -> str:
 
 
 def save_whisper(folder: Path) -> str:
-    """A model of speech in English, for ``Whisper``."""
+    """A model of speech in English, for ``Whisper``, which writes text whatever it hears."""
     import torch
     import transformers
 
-    torch.manual_seed(0)
+    torch.manual_seed(3)  # most others write nothing but white space
     tokenizer, ids = _whisper_tokenizer()
     end = ids["<|endoftext|>"]
     config = transformers.WhisperConfig(
@@ -98,8 +98,10 @@ def _converted(model: Any, folder: Path) -> str:
 
 def _saved(model: Any, tokenizer: Any, folder: Path) -> Path:
     source = folder.with_name(f"{folder.name}-source")
-    model.save_pretrained(source)
-    tokenizer.save_pretrained(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save_pretrained(source)
+        tokenizer.save_pretrained(source)
     return source
 
 
