@@ -18,7 +18,8 @@ from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
 from otel_aimon.core.stream import observed_async_generator_function, observed_iteration
 from otel_aimon.instrumentation import ctranslate2_tokens as tokens
-from otel_aimon.instrumentation.ctranslate2_tokens import Given, Inputs
+from otel_aimon.instrumentation.ctranslate2_results import HANDLES, Expected, Request
+from otel_aimon.instrumentation.ctranslate2_tokens import Inputs
 from otel_aimon.instrumentation.known import Known
 
 if TYPE_CHECKING:
@@ -90,14 +91,6 @@ _ITERABLES: dict[tuple[str, str], str] = {
 }
 """Methods that work through any number of examples, in batches that are stages."""
 
-_HANDLES = (
-    "AsyncGenerationResult",
-    "AsyncScoringResult",
-    "AsyncTranslationResult",
-    "WhisperGenerationResultAsync",
-)
-"""Classes of the results that are still to come."""
-
 _LATER = {("Generator", "async_generate_tokens")}
 """Methods that the oldest supported version does not have yet."""
 
@@ -120,7 +113,7 @@ def hook_models(hooks: Hooks, module: Any) -> None:
     _hook(hooks, compiled, _BATCHES, models.batch)
     _hook(hooks, compiled, _STREAMS, models.stream)
     _hook(hooks, compiled, _ITERABLES, models.iterable)
-    for handle in _HANDLES:
+    for handle in HANDLES:
         if handle in compiled:
             hooks.wrap(compiled[handle], "result", models.awaited)
             hooks.wrap(compiled[handle], "done", models.polled)
@@ -148,7 +141,7 @@ class _Models:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._loaded: Known[_Model] = Known()
-        self._expected: Known[_Expected] = Known(_Expected.dropped)
+        self._expected: Known[Expected] = Known(Expected.dropped)
 
     def made(self, original: Any) -> Any:
         """Wrap the constructor, the only place where a model says what it is called."""
@@ -185,9 +178,10 @@ class _Models:
             request = guarded(self._begin, call, args, kwargs)
             if request is None:
                 return original(*args, **kwargs)
+            kwargs = guarded(request.timed, kwargs) or kwargs
             token = attach(request.inference.context)  # type: ignore[arg-type]
             try:
-                result = original(*args, **request.timed(kwargs))
+                result = original(*args, **kwargs)
             except BaseException as error:
                 detach(token)
                 request.inference.fail(error)
@@ -200,12 +194,12 @@ class _Models:
 
         return method
 
-    def _begin(self, call: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Request | None:
+    def _begin(self, call: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request | None:
         if not args:
             return None
         inputs = call.read(args, kwargs)
         inference = self._start(call, args[0], inputs)
-        return None if inference is None else _Request(inference, call, inputs)
+        return None if inference is None else Request(inference, inputs, call.sequences)
 
     def stream(self, call: _Call, original: Any) -> Any:
         """Wrap a generator function whose items are tokens."""
@@ -269,106 +263,6 @@ class _Models:
         return done
 
 
-class _Request:
-    """A running call, and what it was given."""
-
-    __slots__ = ("_awaited", "_call", "_inputs", "_lengths", "_ready_ns", "inference")
-
-    def __init__(self, inference: Inference, call: _Call, inputs: Inputs) -> None:
-        self.inference = inference
-        self._call = call
-        self._inputs = inputs
-        self._awaited: dict[int, None] = {}
-        self._lengths: list[list[int] | None] = []
-        self._ready_ns: list[int] = []
-
-    def timed(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The keyword arguments, with the user's callback timed if there is one.
-
-        A callback of ours alone would slow down every step, and forbid beam search.
-        """
-        callback = kwargs.get("callback")
-        if self._inputs.given is None or not callable(callback):
-            return kwargs
-        inference, forced = self.inference, self._inputs.forced_steps
-
-        def step(result: Any) -> Any:
-            if result.step >= forced:
-                inference.chunk()
-            return callback(result)
-
-        return {**kwargs, "callback": step}
-
-    def follow(self, results: Any, expected: Known[_Expected]) -> bool:
-        """Wait for the results that are still to come; False when all are there."""
-        if type(results) is not list or not results or type(results[0]).__name__ not in _HANDLES:
-            return False
-        given = self._given(len(results))
-        self._awaited = dict.fromkeys(range(len(results)))
-        for index, handle in enumerate(results):
-            expected.learn(handle, _Expected(self, index, given[index]))
-        return True
-
-    def got(self, index: int, ready_ns: int, result: Any, given: Given | None) -> None:
-        """Note the result of one example; with the last one the request ends."""
-        self._read(result, given)
-        self._ready_ns.append(ready_ns)
-        self._awaited.pop(index, None)
-        if not self._awaited:
-            self._sum_up()
-            self.inference.end(max(self._ready_ns))
-
-    def count(self, results: Any) -> None:
-        """Count the tokens of all results."""
-        if type(results) is list:
-            for result, given in zip(results, self._given(len(results)), strict=True):
-                self._read(result, given)
-            self._sum_up()
-
-    def _given(self, examples: int) -> tuple[Given | None, ...]:
-        given = self._inputs.given
-        return given if given is not None and len(given) == examples else (None,) * examples
-
-    def _read(self, result: Any, given: Given | None) -> None:
-        attribute = self._call.sequences
-        if attribute is not None:
-            self._lengths.append(
-                None if given is None else tokens.generated(getattr(result, attribute), given)
-            )
-
-    def _sum_up(self) -> None:
-        if not self._lengths or None in self._lengths:
-            return
-        lengths = [length for each in self._lengths if each is not None for length in each]
-        self.inference.output_tokens = sum(lengths)
-        self.inference.steps = max(lengths, default=0)
-
-
-class _Expected:
-    """The result of one example, which is still to come.
-
-    Attributes:
-        request: Whose it is.
-        ready_ns: When somebody saw that it is ready, on the monotonic clock.
-    """
-
-    __slots__ = ("_given", "_index", "ready_ns", "request")
-
-    def __init__(self, request: _Request, index: int, given: Given | None) -> None:
-        self.request = request
-        self.ready_ns: int | None = None
-        self._index = index
-        self._given = given
-
-    def got(self, result: Any) -> None:
-        """Note the result."""
-        self.request.got(self._index, self.ready_ns or perf_counter_ns(), result, self._given)
-
-    def dropped(self) -> None:
-        """Note that nobody wants the result any more."""
-        self.request.inference.abandon()
-
-
 def _observed(generator: Any, start: Any, on_item: Any) -> Any:
     if not inspect.isasyncgen(generator):
         return observed_iteration(generator, start, on_item)
@@ -391,8 +285,9 @@ def _count_example(inference: Inference, _result: Any) -> None:
 
 def _device(model: Any) -> str | None:
     """Where a model runs; with several devices, only of which kind."""
-    device = model.device
-    if device == "cpu":
-        return "cpu"
+    device: str = model.device
+    # One that was made from weights in memory may know neither.
+    if not device or device == "cpu":
+        return device or None
     index = model.device_index
     return f"{device}:{index[0]}" if len(index) == 1 else None
