@@ -167,6 +167,27 @@ class JaxInstrumentor(FrameworkInstrumentor):
     framework = "jax"
 
 
+class Ctranslate2Instrumentor(FrameworkInstrumentor):
+    """CTranslate2."""
+
+    entry_point = "aimon_ctranslate2"
+    framework = "ctranslate2"
+
+
+class FasterWhisperInstrumentor(FrameworkInstrumentor):
+    """faster-whisper."""
+
+    entry_point = "aimon_faster_whisper"
+    framework = "faster_whisper"
+
+
+class OpenvinoInstrumentor(FrameworkInstrumentor):
+    """OpenVINO."""
+
+    entry_point = "aimon_openvino"
+    framework = "openvino"
+
+
 class VllmInstrumentor(FrameworkInstrumentor):
     """vLLM."""
 
@@ -189,6 +210,9 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         TensorflowInstrumentor,
         KerasInstrumentor,
         JaxInstrumentor,
+        Ctranslate2Instrumentor,
+        FasterWhisperInstrumentor,
+        OpenvinoInstrumentor,
         VllmInstrumentor,
     )
 }

@@ -44,6 +44,8 @@ AIMON_PREFILL_DURATION: Final = "aimon.prefill.duration"
 AIMON_DECODE_DURATION: Final = "aimon.decode.duration"
 AIMON_COMPILE_DURATION: Final = "aimon.compile.duration"
 AIMON_TIME_PER_OUTPUT_TOKEN: Final = "aimon.time_per_output_token"
+AIMON_AUDIO_DURATION: Final = "aimon.audio.duration"
+AIMON_AUDIO_SPEED: Final = "aimon.audio.speed"
 AIMON_ENGINE_ID: Final = "aimon.engine.id"
 
 CPU_MODE: Final = "cpu.mode"
@@ -162,6 +164,9 @@ DURATION_BUCKETS: Final = (
 
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
+AUDIO_SPEED_BUCKETS: Final = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0)
+"""Around one, below which speech comes faster than it is worked off."""
+
 GEN_AI_DURATION_BUCKETS: Final = (
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
 )  # fmt: skip
@@ -262,6 +267,15 @@ INFERENCE_QUEUE_SIZE: Final = Metric(
 INFERENCE_QUEUE_DURATION: Final = Metric(
     "aimon.inference.queue.duration", "histogram", "s",
     "Time that a request waited in the framework's own queue.", _MODEL, DURATION_BUCKETS,
+)  # fmt: skip
+INFERENCE_AUDIO_DURATION: Final = Metric(
+    "aimon.inference.audio.duration", "counter", "s",
+    "Seconds of sound that requests worked off.", _MODEL,
+)  # fmt: skip
+INFERENCE_AUDIO_SPEED: Final = Metric(
+    "aimon.inference.audio.speed", "histogram", "1",
+    "Seconds of sound per second of work, the inverse real-time factor (RTFx); below 1 the model is slower than speech.",
+    _MODEL, AUDIO_SPEED_BUCKETS,
 )  # fmt: skip
 INFERENCE_ENERGY: Final = Metric(
     "aimon.inference.energy", "observable_counter", "J",

@@ -55,6 +55,9 @@ class Inference:
         device: Where the model runs, such as ``cpu`` or ``cuda:0``.
         finish_reasons: Why generation stopped, one per sequence.
         queue_ns: Nanoseconds in the framework's own queue.
+        audio: Seconds of sound that the request is about.
+        work_ns: Nanoseconds in which the framework worked on the sound, without the time that a lazy result
+            lay with its user.
         details: Further attributes of the span, which only some frameworks know.
         error_type: Class of the error, or ``cancelled``; None for success.
         stages: Stages recorded so far.
@@ -67,6 +70,7 @@ class Inference:
 
     __slots__ = (
         "__weakref__",
+        "audio",
         "batch_size",
         "cached_tokens",
         "context",
@@ -96,6 +100,7 @@ class Inference:
         "steps",
         "unknown",
         "watch",
+        "work_ns",
     )
 
     def __init__(
@@ -128,6 +133,8 @@ class Inference:
         self.device: str | None = None
         self.finish_reasons: tuple[str, ...] | None = None
         self.queue_ns: int | None = None
+        self.audio: float | None = None
+        self.work_ns: int | None = None
         self.details: dict[str, Any] | None = None
         self.error_type: str | None = None
         self.stages = 0
@@ -153,10 +160,15 @@ class Inference:
         elif "input_tokens" not in self.unknown:
             self._add("input_tokens", tokens)
 
-    def end(self) -> None:
-        """End it. Only the first end counts, whichever thread it comes from."""
+    def end(self, at_ns: int | None = None) -> None:
+        """End it. Only the first end counts, whichever thread it comes from.
+
+        Args:
+            at_ns: When it ended, on the monotonic clock in nanoseconds, if not now: results may lie
+                ready long before somebody takes them.
+        """
         try:
-            self._end(None)
+            self._end(None, at_ns)
         except Exception as error:
             swallow(error, "the end of an inference")
 
@@ -178,8 +190,8 @@ class Inference:
         except Exception as error:
             swallow(error, "the end of a failed inference")
 
-    def _end(self, outcome: str | None) -> None:
-        if not self._claim_end():
+    def _end(self, outcome: str | None, at_ns: int | None = None) -> None:
+        if not self._claim_end(at_ns):
             return
         try:
             if outcome is not None:
@@ -207,13 +219,13 @@ class Inference:
         except Exception as error:
             swallow(error, "the end of an abandoned inference")
 
-    def _claim_end(self) -> bool:
+    def _claim_end(self, at_ns: int | None = None) -> bool:
         # Atomic: of several threads that end it one gets True. What was in flight when the process
         # forked is the parent's: the child finds nothing to claim.
         running = self.series.active if self.owner is None else self.series.active_stages
         if running.pop(id(self), None) is None:
             return False
-        self.end_ns = perf_counter_ns()
+        self.end_ns = perf_counter_ns() if at_ns is None else max(at_ns, self.start_ns)
         if self.owner is not None and not self.owner.end_ns:
             self._hand_up(self.owner)
         return True
@@ -256,6 +268,10 @@ class Inference:
             attributes[semconv.AIMON_TIME_TO_FIRST_TOKEN] = (self.first_ns - self.start_ns) / 1e9
         if self.queue_ns is not None:
             attributes[semconv.AIMON_QUEUE_DURATION] = self.queue_ns / 1e9
+        if self.audio is not None:
+            attributes[semconv.AIMON_AUDIO_DURATION] = self.audio
+        if (speed := self.audio_speed) is not None:
+            attributes[semconv.AIMON_AUDIO_SPEED] = speed
         if self.details is not None:
             attributes.update(self.details)
         return attributes
@@ -264,6 +280,13 @@ class Inference:
     def duration(self) -> float:
         """Seconds from submission to completion."""
         return (self.end_ns - self.start_ns) / 1e9
+
+    @property
+    def audio_speed(self) -> float | None:
+        """Seconds of sound per second of work, the inverse real-time factor; None unless all sound is done."""
+        if self.audio is None or not self.work_ns or self.error_type is not None:
+            return None
+        return self.audio * 1e9 / self.work_ns
 
     @property
     def time_to_first_token(self) -> float | None:

@@ -89,6 +89,8 @@ class InferenceInstruments:
         self._batch_size = create_histogram(meter, semconv.INFERENCE_BATCH_SIZE).record
         self._queue_duration = create_histogram(meter, semconv.INFERENCE_QUEUE_DURATION).record
         self._stage_duration = create_histogram(meter, semconv.INFERENCE_STAGE_DURATION).record
+        self._audio = create_counter(meter, semconv.INFERENCE_AUDIO_DURATION).add
+        self._audio_speed = create_histogram(meter, semconv.INFERENCE_AUDIO_SPEED).record
         self._tokens = create_counter(meter, semconv.INFERENCE_TOKENS).add
         self._server_duration = create_histogram(meter, semconv.SERVER_REQUEST_DURATION).record
         self._server_ttft = create_histogram(meter, semconv.SERVER_TIME_TO_FIRST_TOKEN).record
@@ -113,6 +115,9 @@ class InferenceInstruments:
             self._batch_size(inference.batch_size, series.attributes, context)
         if inference.queue_ns is not None:
             self._queue_duration(inference.queue_ns / 1e9, series.attributes, context)
+        if (speed := inference.audio_speed) is not None:
+            self._audio_speed(speed, series.attributes, context)
+            self._audio(inference.audio or 0.0, series.attributes, context)
         self._record_tokens(inference, context)
         if series.gen_ai_attributes and not inference.foreign:
             self._record_gen_ai(inference, context)

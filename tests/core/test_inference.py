@@ -76,6 +76,18 @@ class TestEnd:
         assert (span.end_time - span.start_time) / 1e9 == inference.duration
         assert inference.duration == (inference.end_ns - inference.start_ns) / 1e9
 
+    def test_it_may_have_ended_before_somebody_notes_it(self, bench: Bench) -> None:
+        inference = bench.start()
+        inference.end(inference.start_ns + 7 * MS)
+        (span,) = bench.spans()
+        assert inference.duration == 0.007
+        assert (span.end_time or 0) - (span.start_time or 0) == 7 * MS
+
+    def test_it_never_ends_before_its_start(self, bench: Bench) -> None:
+        inference = bench.start()
+        inference.end(inference.start_ns - MS)
+        assert inference.duration == 0
+
     @pytest.mark.parametrize("late", ["end", "cancel", "abandon", "fail"])
     def test_only_the_first_end_counts(self, bench: Bench, late: str) -> None:
         inference = bench.start()

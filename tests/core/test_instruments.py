@@ -24,6 +24,8 @@ PER_REQUEST = {
     "aimon.inference.stage.duration",
     "aimon.inference.batch.size",
     "aimon.inference.queue.duration",
+    "aimon.inference.audio.duration",
+    "aimon.inference.audio.speed",
     "aimon.inference.tokens",
     "gen_ai.server.request.duration",
     "gen_ai.server.time_to_first_token",
@@ -245,3 +247,26 @@ def test_a_second_instrumentation_reports_to_the_same_provider() -> None:
         otel_aimon.uninstrument()
     assert "aimon.inference.active" not in telemetry.metrics()
     assert telemetry.counts()["fw", "m", "chat"] == 2
+
+
+@pytest.mark.parametrize("error", [None, "cancelled", "ValueError"])
+def test_sound_counts_when_all_of_it_is_worked_off(telemetry: Telemetry, error: str | None) -> None:
+    running = runtime.current()
+    assert running is not None
+    recorder = running.recorder
+    inference = recorder.start(recorder.series("fw", "transcribe", "m"), Layer.PIPELINE)
+    assert inference is not None
+    inference.audio, inference.work_ns = 30.0, 1_500_000_000
+    inference.end() if error is None else inference.fail_as(error)
+    points = recorded(telemetry)
+    attributes = {**MODEL, "aimon.operation": "transcribe"}
+    expected = {
+        "aimon.inference.audio.duration": [(attributes, 30.0)],
+        "aimon.inference.audio.speed": [(attributes, 1)],
+    }
+    assert {name: found for name, found in points.items() if "audio" in name} == (
+        expected if error is None else {}
+    )
+    [span] = telemetry.spans()
+    assert span["attributes"]["aimon.audio.duration"] == 30.0
+    assert span["attributes"].get("aimon.audio.speed") == (20.0 if error is None else None)

@@ -1,0 +1,124 @@
+"""faster-whisper: each transcription is one request, from the call to its last segment.
+
+``transcribe`` prepares the sound at once, and returns a generator of segments that does the rest, a window of
+sound at a time. The model's calls inside belong to CTranslate2, whose instrumentation makes them stages.
+"""
+
+from __future__ import annotations
+
+import functools
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+from otel_aimon.core.call import observed, quiet
+from otel_aimon.core.layers import Layer
+from otel_aimon.core.stream import observed_generator
+from otel_aimon.instrumentation.known import Known
+
+if TYPE_CHECKING:
+    from otel_aimon.core.inference import Inference
+    from otel_aimon.instrumentation.hooks import Hooks
+
+FRAMEWORK = "faster_whisper"
+
+_WORKERS = ("WhisperModel", "BatchedInferencePipeline")
+"""Classes that transcribe; the second, not in all versions, works with a model of the first."""
+
+
+def hook_transcription(hooks: Hooks, module: Any) -> None:
+    """Hook the classes that transcribe.
+
+    Args:
+        hooks: Of faster-whisper.
+        module: ``faster_whisper.transcribe``.
+    """
+    names: Known[str] = Known()
+
+    def begin(operation: str, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Inference | None:
+        if not args:
+            return None
+        worker = args[0]
+        model = worker if isinstance(worker, module.WhisperModel) else worker.model
+        series = hooks.recorder.series(FRAMEWORK, operation, names.of(model))
+        inference = hooks.recorder.start(series, Layer.PIPELINE)
+        if inference is not None:
+            inference.batch_size = 1
+            inference.device = _device(model)
+        return inference
+
+    hooks.wrap(module.WhisperModel, "__init__", functools.partial(_observe_init, names))
+    for owner in filter(None, (vars(module).get(name) for name in _WORKERS)):
+        for method, streamed in (("transcribe", _follow), ("detect_language", None)):
+            if method in vars(owner):
+                start = functools.partial(begin, method)
+                hooks.wrap(owner, method, functools.partial(observed, begin=start, streamed=streamed))
+    # Voice activity is looked for with a small model of its own, many times per second of sound.
+    hooks.wrap(module, "get_speech_timestamps", functools.partial(quiet, recorder=hooks.recorder))
+
+
+def _observe_init(names: Known[str], original: Any) -> Any:
+    @functools.wraps(original)
+    def init(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        path = args[1] if len(args) > 1 else kwargs.get("model_size_or_path")
+        if args and isinstance(path, str):
+            names.learn(args[0], path)
+        return result
+
+    return init
+
+
+def _device(model: Any) -> str | None:
+    device: str = model.model.device
+    index = model.model.device_index
+    if device == "cpu":
+        return device
+    return f"{device}:{index[0]}" if len(index) == 1 else None
+
+
+def _follow(inference: Inference, result: Any) -> Any:
+    """The result of ``transcribe``, whose generator goes on with the request."""
+    if type(result) is not tuple or len(result) != 2:
+        return None
+    segments, info = result
+    inference.audio = float(info.duration)
+    working: Any = _Working(segments, inference)
+    return observed_generator(working, inference, _first_segment), info
+
+
+def _first_segment(inference: Inference, _segment: Any) -> None:
+    # The window that a segment comes from may give several at once: what passes between two segments is
+    # not the time that the tokens of the second took.
+    inference.last_ns = inference.first_ns
+
+
+class _Working:
+    """A generator that adds up the time of its steps, in which the framework works.
+
+    The user's time between two segments is none of the model's.
+    """
+
+    __slots__ = ("__name__", "__qualname__", "_generator", "_inference", "_work_ns")
+
+    def __init__(self, generator: Any, inference: Inference) -> None:
+        self._generator = generator
+        self._inference = inference
+        self._work_ns = perf_counter_ns() - inference.start_ns
+        self.__name__ = generator.__name__
+        self.__qualname__ = generator.__qualname__
+
+    def send(self, value: Any) -> Any:
+        """One step of the generator."""
+        return self._step(self._generator.send, value)
+
+    def throw(self, error: BaseException) -> Any:
+        """One step that begins with an exception."""
+        return self._step(self._generator.throw, error)
+
+    def _step(self, step: Any, argument: Any) -> Any:
+        start_ns = perf_counter_ns()
+        try:
+            return step(argument)
+        finally:
+            self._work_ns += perf_counter_ns() - start_ns
+            self._inference.work_ns = self._work_ns

@@ -1,0 +1,210 @@
+"""CTranslate2, faster-whisper and OpenVINO in a process of their own: whole telemetry, good and bad."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_aimon.cli.receiver import Receiver
+from tests.e2e.processes import environment, our_spans, run
+
+ROOT = Path(__file__).parents[2]
+_MEASURED = {"aimon.time_to_first_token", "aimon.audio.speed", "aimon.queue.duration"}
+
+
+class Served:
+    """What came out of a run: spans and points, with what is measured as ``True``."""
+
+    def __init__(self, runtime: str, folder: Path) -> None:
+        with Receiver() as receiver:
+            env = environment(receiver.http_endpoint, OMP_NUM_THREADS="1")
+            env["PYTHONPATH"] = os.pathsep.join((str(ROOT), env["PYTHONPATH"]))
+            self.stderr = run("python", "native_runtimes.py", runtime, str(folder), env=env).stderr
+            spans = sorted(our_spans(receiver), key=lambda span: span.start_ns)
+            self._points = receiver.received
+        names = {span.span_id: span.name for span in spans}
+        self.spans = [
+            (
+                span.name,
+                span.kind,
+                names.get(span.parent_id),
+                span.status,
+                {key: _seen(key, value) for key, value in span.attributes.items()},
+            )
+            for span in spans
+        ]
+
+    def values(self, metric: str, field: str = "count") -> Counter[tuple[Any, ...]]:
+        """The values of a metric by those of its attributes, framework first."""
+        found: Counter[tuple[Any, ...]] = Counter()
+        for point in self._points.latest_points(metric):
+            found[tuple(value for _, value in sorted(point.attributes.items()))] += getattr(point, field)
+        return found
+
+
+def _seen(key: str, value: Any) -> Any:
+    return value >= 0 if key in _MEASURED else value
+
+
+def span(
+    framework: str,
+    operation: str,
+    model: str,
+    *,
+    parent: str | None = None,
+    error: str | None = None,
+    **more: Any,
+) -> tuple[Any, ...]:
+    """A whole span: name, kind, parent, status, attributes."""
+    gen_ai = "text_completion" if operation in {"text_completion", "translation"} else None
+    attributes: dict[str, Any] = {
+        "aimon.framework": framework,
+        "aimon.operation": operation,
+        "aimon.model.name": model,
+        "aimon.device": "cpu",
+        **{_SHORT[key]: value for key, value in more.items()},
+    }
+    if gen_ai:
+        attributes |= {
+            "gen_ai.operation.name": gen_ai,
+            "gen_ai.provider.name": framework,
+            "gen_ai.request.model": model,
+        }
+    if error:
+        attributes["error.type"] = error
+    status = 2 if error and error != "cancelled" else 0
+    return f"{gen_ai or operation} {model}", 1, parent, status, attributes
+
+
+_SHORT: Mapping[str, str] = {
+    "batch": "aimon.batch.size",
+    "input": "gen_ai.usage.input_tokens",
+    "output": "gen_ai.usage.output_tokens",
+    "ttft": "aimon.time_to_first_token",
+    "seconds": "aimon.audio.duration",
+    "speed": "aimon.audio.speed",
+    "queue": "aimon.queue.duration",
+}
+
+
+def _models(folder: Path, *names: str) -> Path:
+    pytest.importorskip("transformers")
+    tiny = importlib.import_module("tests.support.tiny_ct2")
+    for name in names:
+        getattr(tiny, f"save_{name}")(folder / name)
+    return folder
+
+
+def test_ctranslate2(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    served = Served("ctranslate2", _models(tmp_path, "llama", "t5"))
+
+    def generated(**known: Any) -> tuple[Any, ...]:
+        return span("ctranslate2", "text_completion", "llama", **known)
+
+    assert served.stderr == ""
+    assert served.spans == [
+        generated(batch=2, input=6, output=12),
+        generated(batch=1, input=3, output=6),
+        generated(batch=1, input=3, output=6, ttft=True),
+        generated(batch=1, input=3, output=1, ttft=True, error="cancelled"),
+        generated(batch=1, input=3, error="cancelled"),
+        span("ctranslate2", "translation", "t5", batch=1, input=1024, output=2),
+        generated(batch=1, input=3, error="ValueError"),
+    ]
+    llama, t5 = ("ctranslate2", "llama", "text_completion"), ("ctranslate2", "t5", "translation")
+    assert served.values("aimon.inference.duration") == {
+        llama: 3,
+        (*llama, "cancelled"): 2,
+        (*llama, "ValueError"): 1,
+        t5: 1,
+    }
+    assert served.values("aimon.inference.batch.size", "total") == {llama: 7, t5: 1}
+    assert served.values("aimon.inference.tokens", "value") == {
+        (*llama, "input"): 21,
+        (*llama, "output"): 25,
+        (*t5, "input"): 1024,
+        (*t5, "output"): 2,
+    }
+    assert served.values("gen_ai.server.request.duration") == {
+        ("text_completion", "ctranslate2", "llama"): 3,
+        ("cancelled", "text_completion", "ctranslate2", "llama"): 2,
+        ("ValueError", "text_completion", "ctranslate2", "llama"): 1,
+        ("text_completion", "ctranslate2", "t5"): 1,
+    }
+    for metric in ("time_to_first_token", "time_per_output_token"):
+        assert served.values(f"gen_ai.server.{metric}") == {("text_completion", "ctranslate2", "llama"): 1}
+
+
+def test_faster_whisper(tmp_path: Path) -> None:
+    pytest.importorskip("faster_whisper")
+    served = Served("faster_whisper", _models(tmp_path, "whisper"))
+
+    def transcribed(**known: Any) -> tuple[Any, ...]:
+        return span("faster_whisper", "transcribe", "whisper", batch=1, seconds=40.0, **known)
+
+    request = "transcribe whisper"
+    encoded = span("ctranslate2", "encode", "whisper", batch=1, parent=request)
+    generations = [each for each in served.spans if each[0] == "text_completion whisper"]
+    [output] = {each[4]["gen_ai.usage.output_tokens"] for each in generations}
+    generated = span(
+        "ctranslate2", "text_completion", "whisper", batch=1, input=2, output=output, parent=request
+    )
+    assert output > 0
+    assert served.stderr == ""
+    assert served.spans == [
+        *(transcribed(input=4, output=2 * output, ttft=True, speed=True), *[encoded, generated] * 2),
+        *(transcribed(input=2, output=output, ttft=True, error="cancelled"), encoded, generated),
+        *(transcribed(error="ValueError"), encoded),
+    ]
+    series = ("faster_whisper", "whisper", "transcribe")
+    assert served.values("aimon.inference.duration") == {
+        series: 1,
+        (*series, "cancelled"): 1,
+        (*series, "ValueError"): 1,
+    }
+    assert served.values("aimon.inference.stage.duration") == {
+        ("ctranslate2", "whisper", "encode"): 4,
+        ("ctranslate2", "whisper", "text_completion"): 3,
+    }
+    assert served.values("aimon.inference.audio.speed") == {series: 1}
+    assert served.values("aimon.inference.audio.duration", "value") == {series: 40.0}
+    assert served.values("aimon.inference.tokens", "value") == {
+        (*series, "input"): 6,
+        (*series, "output"): 3 * output,
+    }
+
+
+def test_openvino(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    served = Served("openvino", tmp_path)
+
+    def added(**known: Any) -> tuple[Any, ...]:
+        return span("openvino", "infer", "addition", **known)
+
+    assert served.stderr == ""
+    assert served.spans == [
+        span("openvino", "infer", "linear", batch=3),
+        added(batch=3),
+        added(error="RuntimeError"),
+        added(error="cancelled"),
+        *[added(batch=3, queue=True)] * 5,
+    ]
+    series = ("openvino", "addition", "infer")
+    assert served.values("aimon.inference.duration") == {
+        ("openvino", "linear", "infer"): 1,
+        series: 6,
+        (*series, "RuntimeError"): 1,
+        (*series, "cancelled"): 1,
+    }
+    assert served.values("aimon.inference.batch.size", "total") == {
+        ("openvino", "linear", "infer"): 3,
+        series: 18,
+    }
+    assert served.values("aimon.inference.queue.duration") == {series: 5}
