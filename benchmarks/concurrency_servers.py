@@ -30,10 +30,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OVERLOAD = 1.3
-SWEEP = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 TARGET = 0.95
 WARM_UP = 4.0
-CAPACITY_CLIENTS = 8
 
 
 @dataclass
@@ -87,6 +85,8 @@ class Onnx:
     title = "ONNX Runtime under uvicorn"
     model = "model"
     slo = Slo(latency=0.15)
+    busy_clients = 8
+    sweep = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
     def command(self, launcher, port, _folder):
         return [
@@ -107,7 +107,9 @@ class Vllm:
     name = "vllm"
     title = "vLLM's OpenAI server, a tiny model on the CPU"
     model = "tiny"
-    slo = Slo(ttft=0.5, tpot=0.02)
+    slo = Slo(ttft=0.25, tpot=0.01)
+    busy_clients = 24
+    sweep = (4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64)
     paths = "/v1/completions"
 
     def command(self, launcher, port, folder):
@@ -282,12 +284,14 @@ class Benchmark:
         """Requests per second that it can serve."""
         get(self.port, "/gate?mode=off")
         asyncio.run(closed_loop(self.server, self.port, 2, 3))
-        answers = asyncio.run(closed_loop(self.server, self.port, CAPACITY_CLIENTS, 8))
+        answers = asyncio.run(closed_loop(self.server, self.port, self.server.busy_clients, 8))
         capacity = sum(answer.status == 200 for answer in answers) / 8
         tpots = [answer.tpot for answer in answers if answer.tpot]
         mean = f", TPOT {statistics.mean(tpots) * 1e3:.1f} ms" if tpots else ""
         print(
-            f"  capacity {capacity:.1f}/s with {CAPACITY_CLIENTS} clients{mean}", file=sys.stderr, flush=True
+            f"  capacity {capacity:.1f}/s with {self.server.busy_clients} clients{mean}",
+            file=sys.stderr,
+            flush=True,
         )
         self.rate = OVERLOAD * capacity
         return capacity
@@ -309,7 +313,7 @@ class Benchmark:
         capacity = self.calibrate()
         known = self.hint(capacity)
         hinted = float(known["limit"] or 1.0)
-        sweep = {limit: self.measure("static", limit) for limit in SWEEP}
+        sweep = {limit: self.measure("static", limit) for limit in self.server.sweep}
         best = max(sweep, key=sweep.get)
         # Half a minute to find its limit, as after a deployment.
         for _ in range(2):
@@ -343,7 +347,7 @@ def plot(figures, path):
     top_value = 1.1 * max(*figures["sweep"].values(), *figures["goodput"].values())
 
     def x(limit):
-        return left + (width - left - 20) * log(limit) / log(max(SWEEP))
+        return left + (width - left - 20) * log(limit) / log(max(figures["sweep"]))
 
     def y(value):
         return height - bottom - (height - bottom - 20) * value / top_value
@@ -370,7 +374,7 @@ def plot(figures, path):
         ("hint", "#06c", max(1.0, figures["hint"])),
         ("limiter", "#c30", max(1.0, figures["limiter"] or 1.0)),
     ):
-        at, value = x(min(limit, max(SWEEP))), y(figures["goodput"][name])
+        at, value = x(min(limit, max(figures["sweep"]))), y(figures["goodput"][name])
         parts.append(f'<circle cx="{at:.1f}" cy="{value:.1f}" r="6" fill="{colour}"/>')
         offset = -12 if name == "hint" else 20
         parts.append(f'<text x="{at + 8:.1f}" y="{value + offset:.1f}" fill="{colour}">{name}</text>')
