@@ -120,6 +120,7 @@ def fast(session: nox.Session) -> None:
     session.install(
         *TESTS,
         "amdsmi==7.0.2",
+        "numpy>=1.26",
         "pyzes==0.1.3",
         "opentelemetry-configuration>=0.66b0",
         "opentelemetry-instrumentation-system-metrics>=0.66b0",
