@@ -18,11 +18,13 @@ from otel_aimon.api import (
 )
 from otel_aimon.config import Settings
 from otel_aimon.hinting.errors import LimitExceededError
+from otel_aimon.hinting.model_hints import ModelHints
 from otel_aimon.version import __version__
 
 __all__ = [
     "AlertEvent",
     "LimitExceededError",
+    "ModelHints",
     "Settings",
     "__version__",
     "force_flush",

@@ -14,6 +14,7 @@ def test_the_names() -> None:
     assert sorted(otel_aimon.__all__) == [
         "AlertEvent",
         "LimitExceededError",
+        "ModelHints",
         "Settings",
         "__version__",
         "force_flush",

@@ -28,6 +28,8 @@ class Situation:
         stalled: Requests are in flight, and none moves.
         shed: Requests in a second that limiters turned away.
         at_limit: A limiter is full.
+        input_share: Share of the latency that goes by before the model starts.
+        downstream_share: Share of the latency that is spent waiting for other services.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -42,6 +44,8 @@ class Situation:
         self.stalled = False
         self.shed: float | None = None
         self.at_limit = False
+        self.input_share: float | None = None
+        self.downstream_share: float | None = None
 
     def sampled(self, snapshot: Snapshot, now: float) -> list[Evidence]:
         """Take a snapshot of the resources.
@@ -80,6 +84,8 @@ class Situation:
             "stalled": self.stalled,
             "shed": self.shed,
             "at_limit": self.at_limit,
+            "input_share": self.input_share,
+            "downstream_share": self.downstream_share,
             "queued": waiting_requests(self._recorder),
             "kv_cache": self._engines.kv_cache,
             "preemptions": self._engines.preemptions,

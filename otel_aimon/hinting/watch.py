@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanKind
 
 from otel_aimon import semconv
 from otel_aimon.analysis.evidence import Evidence
+from otel_aimon.analysis.latency_shares import LatencyShares
 from otel_aimon.core.guard import swallow
 from otel_aimon.hinting import events
 from otel_aimon.hinting.batches import BatchLoad
@@ -97,6 +98,7 @@ class HintWatch:
         self.models: dict[str, ModelLoad] = {}
         self.batches: dict[Series, BatchLoad] = {}
         self.resource = ResourceAdvisor()
+        self._shares = LatencyShares()
         self.hints: Mapping[str, ModelHints] = NO_HINTS
         self._stepped = self._next_step = self._next_advice = now
         self._cpu = time.process_time()
@@ -110,6 +112,7 @@ class HintWatch:
         """Take an ended request or stage; a consumer of the pipeline."""
         series = inference.series
         with self._lock:
+            self._shares.add(inference)
             if inference.batch_size is not None and series.kind is not SpanKind.CLIENT:
                 self._batch(series).ended(inference)
             if inference.owner is None and series.in_process:
@@ -208,6 +211,8 @@ class HintWatch:
             return
         if self._looks_at_engines:
             deque(self._situation.look_at_engines(now), maxlen=0)
+        with self._lock:
+            self._situation.input_share, self._situation.downstream_share = self._shares.look()
         old = self.resource.bottleneck
         if self.resource.step(self._situation.bottleneck(), now):
             yield events.resource_event(self.resource.bottleneck, None if old is None else old.name)

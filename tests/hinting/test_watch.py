@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextvars import copy_context
 
 import pytest
+from opentelemetry.context import attach, detach
 from opentelemetry.trace import SpanKind
 
 from otel_aimon.core import instruments
+from otel_aimon.core.layers import Layer
 from otel_aimon.hinting.errors import LimitExceededError
 from otel_aimon.hinting.events import TOLD_AGAIN, VALID_SECONDS
 from otel_aimon.hinting.limiter import STALE_SECONDS, Mode
@@ -310,6 +312,23 @@ def test_a_resource_that_binds_for_a_while_is_told_once(process: Process) -> Non
         "none",
         "cpu_host",
     )
+
+
+def test_a_service_that_is_waited_for_is_named(process: Process) -> None:
+    for _ in range(100):
+        owner = process.recorder.start(process.recorder.series("manual", "answer", "m"), Layer.REQUEST)
+        assert owner is not None
+        token = attach(owner.context)
+        remote = process.start("remote", kind=SpanKind.CLIENT)
+        process.now += 0.8
+        remote.end()
+        detach(token)
+        process.now += 0.2
+        owner.end()
+        process.tick()
+    told = [each for each in process.events() if each["aimon.hint.kind"] == "resource"]
+    assert [each["aimon.hint.bottleneck"] for each in told] == ["downstream"]
+    assert "Look at the service that is waited for." in told[0]["body"]
 
 
 # --- limiters ------------------------------------------------------------------------------------
