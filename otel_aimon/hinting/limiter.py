@@ -26,6 +26,7 @@ from otel_aimon.hinting.admission import Admission
 from otel_aimon.hinting.errors import LimitExceededError
 from otel_aimon.hinting.observation import Completed, Interval
 from otel_aimon.hinting.permit import NO_EPOCH, NO_SLOT, Permit
+from otel_aimon.hinting.stretch import Stretch
 from otel_aimon.hinting.waiting import WaitingQueue, task_waiter, thread_waiter
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Limiter:
         self._ended: deque[tuple[Permit, float, bool]] = deque(maxlen=MOST_UNSEEN)
         self._seen: deque[Completed] = deque(maxlen=MOST_UNSEEN)
         self._sees = False
+        self._stretch = Stretch()
         # The time integral of the number in flight is N T + sum of ends - sum of starts.
         self._ends_less_starts = 0.0
         self._area = 0.0
@@ -338,7 +340,13 @@ class Limiter:
         """
         if now <= self._stepped:
             return
-        ended = self._take()
+        slots = [
+            _completed(permit, end, ok=ok)
+            for permit, end, ok in (self._ended.popleft() for _ in range(len(self._ended)))
+        ]
+        ended = slots
+        if self._sees:
+            ended = self._stretch.apply(slots, [self._seen.popleft() for _ in range(len(self._seen))])
         for request in ended:
             self._control.take(request)
         latencies = [request.latency for request in ended if request.ok]
@@ -358,7 +366,7 @@ class Limiter:
             )
             self._area, self._stepped, self._shed_before = area, now, self.shed
             in_flight = self.in_flight
-        if self._sees and seen is not None:
+        if self._sees and seen is not None and not self._stretch.covers:
             # Requests that take no slot are in the model all the same.
             interval = replace(seen, rejected=interval.rejected)
         # Without the lock: nobody waits for our arithmetic.
@@ -368,13 +376,6 @@ class Limiter:
         with self._lock:
             self.limit = self._control.limit
             self._dispatch()
-
-    def _take(self) -> list[Completed]:
-        """What ended since the last step, as it was seen best."""
-        ended = [self._ended.popleft() for _ in range(len(self._ended))]
-        if self._sees:
-            return [self._seen.popleft() for _ in range(len(self._seen))]
-        return [_completed(permit, end, ok=ok) for permit, end, ok in ended]
 
 
 def _completed(permit: Permit, end: float, *, ok: bool) -> Completed:
