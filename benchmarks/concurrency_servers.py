@@ -3,7 +3,7 @@
     python benchmarks/concurrency_servers.py {onnx,vllm} [--seconds 20] [--rounds 3] [--write docs/concurrency-benchmark.md]
 
 A real server runs on one CPU, and clients on another: an ONNX model under uvicorn, or vLLM's OpenAI server with a
-tiny model. Requests come as a Poisson process, 1.3 times as many as it can serve. First the load grows from nothing
+small random model. Requests come as a Poisson process, 1.3 times as many as it can serve. First the load grows from nothing
 while there is no limit: the hint that the process then publishes is kept. Then fixed limits are swept; then the best of
 them, the hint as a fixed limit, and the limiter take turns. Goodput is the requests per second that kept the SLO.
 """
@@ -105,7 +105,7 @@ class Vllm:
     """vLLM's OpenAI server with a tiny model."""
 
     name = "vllm"
-    title = "vLLM's OpenAI server, a tiny model on the CPU"
+    title = "vLLM's OpenAI server, a small model on the CPU"
     model = "tiny"
     slo = Slo(ttft=0.25, tpot=0.01)
     busy_clients = 24
@@ -114,15 +114,33 @@ class Vllm:
 
     def command(self, launcher, port, folder):
         sys.path.insert(0, str(HERE.parent))
-        from tests.support.tiny_vllm import ENVIRONMENT, save_llama
+        from tests.support.tiny_vllm import ENVIRONMENT
 
         os.environ.update(ENVIRONMENT)
         return [
             launcher, sys.executable, "-m", "vllm.entrypoints.openai.api_server",
-            "--model", save_llama(Path(folder) / "llama"), "--served-model-name", "tiny", "--dtype", "float32",
+            "--model", self.save(Path(folder) / "llama"), "--served-model-name", "tiny", "--dtype", "float32",
             "--enforce-eager", "--max-model-len", "128", "--port", str(port), "--middleware", "server_gate.Gate",
             "--disable-uvicorn-access-log",
         ]  # fmt: skip
+
+    @staticmethod
+    def save(folder):
+        """A random model that is large enough for its work to matter beside that of the server."""
+        import torch
+        import transformers
+
+        from tests.frameworks.tiny_hf import BOS, EOS, PAD, VOCABULARY, make_tokenizer
+
+        torch.manual_seed(0)
+        config = transformers.LlamaConfig(
+            vocab_size=VOCABULARY, hidden_size=512, intermediate_size=1536, num_hidden_layers=6,
+            num_attention_heads=8, num_key_value_heads=8, max_position_embeddings=256,
+            bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD,
+        )  # fmt: skip
+        transformers.LlamaForCausalLM(config).eval().save_pretrained(folder)
+        make_tokenizer().save_pretrained(folder)
+        return str(folder)
 
     @staticmethod
     def request(chance):

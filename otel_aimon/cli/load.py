@@ -29,6 +29,8 @@ _LEAVING = 1.0
 _BEFORE_LEAVING = (5, 60)
 """Tokens that the client of an abandoned stream waits for."""
 _WHOLE_STREAM = (20, 120)
+_SHORT_STREAM = (10, 40)
+"""Tokens of a stream of the ramp: many requests tell more than long ones."""
 _ENDLESS_STREAM = 50_000
 """Tokens that an abandoned stream asks for: far more than are made before the service notices."""
 
@@ -250,7 +252,10 @@ def _request(
     case: Case, chance: random.Random, samples: list[list[float]]
 ) -> tuple[Literal["GET", "POST"], str, str | None]:
     if case.kind == "text stream":
-        tokens = _ENDLESS_STREAM if case.expected == "abandoned" else chance.randint(*_WHOLE_STREAM)
+        if case.expected == "abandoned":
+            tokens = _ENDLESS_STREAM
+        else:
+            tokens = chance.randint(*(_SHORT_STREAM if case is _RAMP_CASE else _WHOLE_STREAM))
         seed = chance.randrange(10**6)
         more = "&" if "?" in case.path else "?"
         return "GET", f"{case.path}{more}prompt=the+data&tokens={tokens}&seed={seed}", None
