@@ -188,7 +188,7 @@ class TestSettings:
 
     def test_wrong_and_unknown_ones(self, caplog: pytest.LogCaptureFixture) -> None:
         looked = seen({
-            "OTEL_AIMON_WINDOW": "soon", "OTEL_AIMON_WINDOWS": "3", "OTEL_AIMON_FRAMEWORKS": "torch,tensorflow",
+            "OTEL_AIMON_WINDOW": "soon", "OTEL_AIMON_WINDOWS": "3", "OTEL_AIMON_FRAMEWORKS": "torch,theano",
         })  # fmt: skip
         found = problems(settings.CHECKS, looked)
         assert [(severity, check) for severity, check, _ in found] == [
@@ -197,7 +197,7 @@ class TestSettings:
         texts = [what for _, _, what in found]
         assert "did you mean OTEL_AIMON_WINDOW?" in texts[0]
         assert texts[1].startswith("OTEL_AIMON_WINDOW='soon' from the environment is not accepted")
-        assert texts[2].startswith("unknown frameworks tensorflow are ignored")
+        assert texts[2].startswith("unknown frameworks theano are ignored")
         assert caplog.records == [], "what is captured is not shown as well"
 
     def test_a_variable_that_is_misspelt(self) -> None:
