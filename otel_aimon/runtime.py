@@ -95,6 +95,7 @@ class Runtime:
             interval=settings.interval,
             tick=self._tick,
             prepare=self.watches.prepare,
+            settle=self.instruments.settle,
         )
         self.processor = processor.InferenceSpanProcessor(self.recorder, self.pipeline.drain)
         self._wants_processor = False

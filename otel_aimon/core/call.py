@@ -127,6 +127,8 @@ def quiet(original: F, recorder: Recorder) -> F:
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if recorder.closed:
+            return original(*args, **kwargs)
         token = attach(recorder.quiet_context())
         try:
             return original(*args, **kwargs)

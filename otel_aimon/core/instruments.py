@@ -96,6 +96,7 @@ class InferenceInstruments:
         self._server_ttft = create_histogram(meter, semconv.SERVER_TIME_TO_FIRST_TOKEN).record
         self._server_tpot = create_histogram(meter, semconv.SERVER_TIME_PER_OUTPUT_TOKEN).record
         self._client_duration = create_histogram(meter, semconv.CLIENT_OPERATION_DURATION).record
+        self._token_sums: dict[tuple[Series, str], int] = {}
 
     def record(self, inference: Inference) -> None:
         """Turn an ended inference into metric points.
@@ -118,18 +119,26 @@ class InferenceInstruments:
         if (speed := inference.audio_speed) is not None:
             self._audio_speed(speed, series.attributes, context)
             self._audio(inference.audio or 0.0, series.attributes, context)
-        self._record_tokens(inference, context)
+        self._count_tokens(inference)
         if series.gen_ai_attributes and not inference.foreign:
             self._record_gen_ai(inference, context)
 
-    def _record_tokens(self, inference: Inference, context: Context | None) -> None:
-        series = inference.series
-        if inference.input_tokens is not None:
-            self._tokens(inference.input_tokens, series.with_token_type("input"), context)
-        if inference.output_tokens is not None:
-            self._tokens(inference.output_tokens, series.with_token_type("output"), context)
-        if inference.cached_tokens is not None:
-            self._tokens(inference.cached_tokens, series.with_token_type("cached"), context)
+    def settle(self) -> None:
+        """Record the tokens of a batch of inferences: a sum is the same however often it is added to."""
+        sums, self._token_sums = self._token_sums, {}
+        for (series, kind), tokens in sums.items():
+            self._tokens(tokens, series.with_token_type(kind))
+
+    def _count_tokens(self, inference: Inference) -> None:
+        sums, series = self._token_sums, inference.series
+        for kind, tokens in (
+            ("input", inference.input_tokens),
+            ("output", inference.output_tokens),
+            ("cached", inference.cached_tokens),
+        ):
+            if tokens is not None:
+                key = (series, kind)
+                sums[key] = sums.get(key, 0) + tokens
 
     def _record_gen_ai(self, inference: Inference, context: Context | None) -> None:
         series = inference.series

@@ -32,6 +32,7 @@ class Pipeline:
         interval: Seconds between two drains of the thread.
         tick: Called on the thread after each of its drains.
         prepare: Called once, before the first observation is handed over.
+        settle: Called after each batch of observations.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Pipeline:
         interval: float,
         tick: Callable[[], None] | None = None,
         prepare: Callable[[], None] | None = None,
+        settle: Callable[[], None] | None = None,
     ) -> None:
         self._recorder = recorder
         self._consumers = consumers
         self._interval = interval
         self._tick = tick
         self._prepare = prepare
+        self._settle = settle
         self._wanted = False
         self._half_full = recorder.queue_size // 2
         self._reset()
@@ -143,6 +146,8 @@ class Pipeline:
                 started = time.thread_time_ns()
                 try:
                     finished = self._consume(len(self._recorder.queue) if most is None else most)
+                    if self._settle is not None:
+                        self._guarded_tick(self._settle)
                 finally:
                     self.cpu_ns += time.thread_time_ns() - started
                     self._draining = None

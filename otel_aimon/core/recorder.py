@@ -48,6 +48,8 @@ class Recorder:
         self.queue: deque[Inference] = deque()
         self.queue_size = queue_size
         self.stage_spans = stage_spans
+        self.closed = False
+        """Nothing is started any more."""
         self.series_by_key: dict[tuple[str, str, str, str | None, str | None, SpanKind], Series] = {}
         self.on_submit: Callable[[int], None] = _ignore
         """Called with the queue's length after each append: it keeps the pipeline running."""
@@ -265,6 +267,7 @@ class Recorder:
 
     def close(self) -> None:
         """Start nothing any more, also through wrapped functions that the user still holds."""
+        self.closed = True
         self.start = _start_nothing  # type: ignore[method-assign]
 
     def after_fork_in_child(self) -> None:

@@ -121,7 +121,8 @@ class Root:
             return caller._call_impl(*args, **kwargs) if inner is None else inner(*args, **kwargs)
         call = module._call_impl if inner is None else inner
         if (
-            _is_grad_enabled()
+            self._recorder.closed
+            or _is_grad_enabled()
             or _is_compiling()
             or _compiler_callback() is not None
             or _tracing_state() is not None

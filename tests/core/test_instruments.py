@@ -157,7 +157,19 @@ def test_exemplars_lead_to_the_request(telemetry: Telemetry) -> None:
     (stage,) = [span for span in telemetry.raw_spans() if span.parent is not None]
     own = {(context.trace_id, context.span_id)}
     assert found.pop("aimon.inference.stage.duration") == {(stage.context.trace_id, stage.context.span_id)}
+    # A batch of requests is added at once, and leads to none of them.
+    assert found.pop("aimon.inference.tokens") == set()
     assert set(map(frozenset, found.values())) == {frozenset(own)}
+
+
+def test_the_tokens_of_many_requests_are_added_at_once(telemetry: Telemetry) -> None:
+    for _ in range(3):
+        generate(telemetry)
+    tokens = {
+        attributes["gen_ai.token.type"]: value
+        for attributes, value in recorded(telemetry)["aimon.inference.tokens"]
+    }
+    assert tokens == {"input": 30, "output": 24, "cached": 3}
 
 
 def test_an_unsampled_request_has_no_exemplars() -> None:
