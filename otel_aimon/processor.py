@@ -81,12 +81,14 @@ class InferenceSpanProcessor(SpanProcessor):
         self._recorder = recorder
         self._flush = flush
         self.active = True
+        self._our_scope: object = None
+        """That of our tracer, once it was seen: all spans of a tracer share one."""
         self.after_fork_in_child()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Remember a foreign span that starts inside one of our inferences."""
         try:
-            if not self.active or _is_ours(span):
+            if not self.active or self._is_ours(span):
                 return
             if parent_context is None:
                 from opentelemetry.context import get_current
@@ -110,7 +112,7 @@ class InferenceSpanProcessor(SpanProcessor):
         parent = span.parent
         claimed = self._claimed.pop(context.span_id, False)
         nested = self._nested.pop(context.span_id, False)
-        if claimed or _is_ours(span):
+        if claimed or self._is_ours(span):
             # It is or holds one of ours. Whatever it is, its ancestors hold that request too.
             self._claim(parent)
             return
@@ -123,6 +125,15 @@ class InferenceSpanProcessor(SpanProcessor):
         if operation is not None:
             self._claim(parent)
             self._submit(span, attributes, operation)
+
+    def _is_ours(self, span: ReadableSpan) -> bool:
+        scope = span.instrumentation_scope
+        if scope is self._our_scope and scope is not None:
+            return True
+        if scope is None or scope.name != semconv.SCOPE:
+            return False
+        self._our_scope = scope
+        return True
 
     def _claim(self, parent: SpanContext | None) -> None:
         if parent is not None and not parent.is_remote:
@@ -221,11 +232,6 @@ def _move(
     except AttributeError:
         # Another SDK keeps its processors elsewhere; last is good enough.
         pass
-
-
-def _is_ours(span: ReadableSpan) -> bool:
-    scope = span.instrumentation_scope
-    return scope is not None and scope.name == semconv.SCOPE
 
 
 def _operation(attributes: Mapping[str, Any]) -> _Operation | None:

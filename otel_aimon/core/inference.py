@@ -241,7 +241,8 @@ class Inference:
         if span is None:
             return
         if span.is_recording():
-            span.set_attributes(self.span_attributes())
+            if attributes := self.span_attributes():
+                span.set_attributes(attributes)
             if self.error_type is not None and self.error_type != semconv.ERROR_TYPE_CANCELLED:
                 # The class only: messages of frameworks quote prompts and feature values.
                 span.set_status(Status(StatusCode.ERROR, self.error_type))

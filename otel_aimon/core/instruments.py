@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
 
     from otel_aimon.core.inference import Inference
+    from otel_aimon.core.series import Series
 
 
 _live: dict[str, tuple[Meter, Callable[[CallbackOptions], Iterable[Observation]]]] = {}

@@ -7,7 +7,8 @@ from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
-from opentelemetry.trace import SpanKind, set_span_in_context
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, SpanKind, set_span_in_context
 
 from otel_aimon import semconv
 from otel_aimon.core.compilations import Compilations
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable
 
-    from opentelemetry.context import Context
     from opentelemetry.trace import Tracer
 
 INFERENCE_KEY = context_api.create_key("otel-aimon-inference")
 """Under this key the OpenTelemetry context carries the innermost running inference."""
+
+_SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
+"""Under this key the API keeps the current span: known, a context is made in one step."""
 
 _SUPPRESSED = context_api._SUPPRESS_INSTRUMENTATION_KEY
 _MAX_ERROR_TYPES = 50
@@ -156,7 +159,7 @@ class Recorder:
         if span:
             self.start_span(inference, current)
         else:
-            inference.context = context_api.set_value(INFERENCE_KEY, inference, current)
+            inference.context = Context({**current, INFERENCE_KEY: inference})
         series.in_process = True
         series.active[id(inference)] = inference.start_ns
         return inference
@@ -173,9 +176,7 @@ class Recorder:
             series.span_name, current, series.kind, series.start_attributes, None, inference.start_unix_ns
         )
         inference.span = span
-        inference.context = context_api.set_value(
-            INFERENCE_KEY, inference, set_span_in_context(span, current)
-        )
+        inference.context = Context({**current, _SPAN_KEY: span, INFERENCE_KEY: inference})
 
     def _start_stage(
         self,
@@ -198,13 +199,13 @@ class Recorder:
         stage = Inference(self, series, layer, owner, start_ns, unix_ns)
         # A generation past the cap has no span, but its tokens belong to the request all the same.
         stage.recorded = recorded and self.stage_spans
-        context = current
         if stage.recorded and span:
             stage.span = self.tracer.start_span(
                 series.span_name, current, SpanKind.INTERNAL, series.start_attributes, None, unix_ns
             )
-            context = set_span_in_context(stage.span, current)
-        stage.context = context_api.set_value(INFERENCE_KEY, stage, context)
+            stage.context = Context({**current, _SPAN_KEY: stage.span, INFERENCE_KEY: stage})
+        else:
+            stage.context = Context({**current, INFERENCE_KEY: stage})
         series.active_stages[id(stage)] = stage.start_ns
         return stage
 

@@ -18,6 +18,7 @@ from otel_aimon.core.call import observed, quiet
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
 from otel_aimon.core.recorder import running_in
+from otel_aimon.instrumentation.torch_device import module_device
 
 if TYPE_CHECKING:
     from otel_aimon.core.inference import Inference
@@ -134,10 +135,8 @@ def _model_name(encoder: Any) -> str:
 
 
 def _device(encoder: Any) -> str | None:
-    device = getattr(encoder, "device", None)
-    if device is None:
-        device = getattr(getattr(encoder, "model", None), "device", None)
-    return None if device is None else str(device)
+    module = encoder if hasattr(encoder, "parameters") else getattr(encoder, "model", None)
+    return None if module is None else module_device(module)
 
 
 def _items(inputs: Any) -> int | None:

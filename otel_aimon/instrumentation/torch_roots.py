@@ -18,6 +18,7 @@ from opentelemetry.context import attach, detach
 
 from otel_aimon.core.guard import swallow
 from otel_aimon.core.layers import Layer
+from otel_aimon.instrumentation.torch_device import device_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,7 +185,7 @@ class Root:
             return None
         device = parameter.device
         # Weights that are brought in as they are needed are nowhere before the call.
-        return None if device.type == "meta" else _device_name(device)
+        return None if device.type == "meta" else device_name(device)
 
     def __copy__(self) -> None:
         """A copied module is no root until ``eval()`` is called on it."""
@@ -424,16 +425,6 @@ def _rows(tensor: Any) -> int | None:
     except (IndexError, RuntimeError):
         return None
     return rows if type(rows) is int else None
-
-
-_device_names: dict[Any, str] = {}
-
-
-def _device_name(device: Any) -> str:
-    name = _device_names.get(device)
-    if name is None:
-        name = _device_names[device] = str(device)
-    return name
 
 
 # --- the compiler ------------------------------------------------------------------------------

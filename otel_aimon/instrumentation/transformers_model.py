@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from otel_aimon.instrumentation.torch_device import device_name as torch_device_name
+from otel_aimon.instrumentation.torch_device import module_device
+
 FRAMEWORK = "transformers"
 """Value of ``aimon.framework``."""
 
@@ -25,6 +28,8 @@ def device_name(holder: Any) -> str | None:
         holder: Anything with a ``device``; a model without parameters has none.
     """
     try:
-        return str(holder.device)
+        found = module_device(holder) if hasattr(holder, "parameters") else None
+        # A pipeline knows where it is; so does a model whose first weights come only as they are needed.
+        return found or torch_device_name(holder.device)
     except (AttributeError, StopIteration):
         return None
