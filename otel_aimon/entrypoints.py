@@ -195,6 +195,41 @@ class VllmInstrumentor(FrameworkInstrumentor):
     framework = "vllm"
 
 
+class OpenaiInstrumentor(FrameworkInstrumentor):
+    """OpenAI's client."""
+
+    entry_point = "aimon_openai"
+    framework = "openai"
+
+
+class AnthropicInstrumentor(FrameworkInstrumentor):
+    """Anthropic's client."""
+
+    entry_point = "aimon_anthropic"
+    framework = "anthropic"
+
+
+class OllamaInstrumentor(FrameworkInstrumentor):
+    """Ollama's client."""
+
+    entry_point = "aimon_ollama"
+    framework = "ollama"
+
+
+class LitellmInstrumentor(FrameworkInstrumentor):
+    """LiteLLM."""
+
+    entry_point = "aimon_litellm"
+    framework = "litellm"
+
+
+class HuggingfaceHubInstrumentor(FrameworkInstrumentor):
+    """Hugging Face's inference client."""
+
+    entry_point = "aimon_huggingface_hub"
+    framework = "huggingface_hub"
+
+
 FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
     cls.framework: cls
     for cls in (
@@ -214,5 +249,10 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         FasterWhisperInstrumentor,
         OpenvinoInstrumentor,
         VllmInstrumentor,
+        OpenaiInstrumentor,
+        AnthropicInstrumentor,
+        OllamaInstrumentor,
+        LitellmInstrumentor,
+        HuggingfaceHubInstrumentor,
     )
 }

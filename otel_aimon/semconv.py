@@ -27,10 +27,14 @@ GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
 GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
 GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
 GEN_AI_RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
 GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"
 GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 GEN_AI_USAGE_CACHED_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
 
 AIMON_FRAMEWORK: Final = "aimon.framework"
 AIMON_OPERATION: Final = "aimon.operation"
@@ -182,6 +186,9 @@ TPOT_BUCKETS: Final = (
 )  # fmt: skip
 """As the convention advises for ``gen_ai.server.time_per_output_token``."""
 
+TOKEN_USAGE_BUCKETS: Final = tuple(float(4**power) for power in range(14))
+"""As the convention advises for ``gen_ai.client.token.usage``."""
+
 COMPILE_BUCKETS: Final = (
     0.01,
     0.025,
@@ -301,6 +308,15 @@ SERVER_TIME_PER_OUTPUT_TOKEN: Final = Metric(
 CLIENT_OPERATION_DURATION: Final = Metric(
     "gen_ai.client.operation.duration", "histogram", "s",
     "GenAI operation duration.", (*_GEN_AI, ERROR_TYPE), GEN_AI_DURATION_BUCKETS,
+)  # fmt: skip
+CLIENT_TIME_TO_FIRST_CHUNK: Final = Metric(
+    "gen_ai.client.operation.time_to_first_chunk", "histogram", "s",
+    "Time to receive the first chunk of a streamed response.", _GEN_AI, TTFT_BUCKETS,
+)  # fmt: skip
+CLIENT_TOKEN_USAGE: Final = Metric(
+    "gen_ai.client.token.usage", "histogram", "{token}",
+    "Number of input and output tokens used, as the remote server reported them.",
+    (*_GEN_AI, GEN_AI_TOKEN_TYPE), TOKEN_USAGE_BUCKETS,
 )  # fmt: skip
 COMPILE_DURATION: Final = Metric(
     AIMON_COMPILE_DURATION, "histogram", "s",

@@ -79,7 +79,9 @@ def observed(
     return call  # type: ignore[return-value]
 
 
-def observed_async(original: F, begin: Begin, finish: Finish | None = None) -> F:
+def observed_async(
+    original: F, begin: Begin, finish: Finish | None = None, *, streamed: Streamed | None = None
+) -> F:
     """Wrap a coroutine function so that each awaited call is an inference. See :func:`observed`."""
 
     @functools.wraps(original)
@@ -95,6 +97,14 @@ def observed_async(original: F, begin: Begin, finish: Finish | None = None) -> F
             inference.fail(error)
             raise
         detach(token)
+        if streamed is not None:
+            try:
+                stream = streamed(inference, result)
+            except Exception as error:
+                swallow(error, "a lazy result")
+                stream = None
+            if stream is not None:
+                return stream
         if finish is not None:
             try:
                 finish(inference, args, kwargs, result)

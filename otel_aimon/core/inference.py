@@ -6,7 +6,7 @@ import weakref
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import Status, StatusCode
+from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from otel_aimon import semconv
 from otel_aimon.core.guard import swallow
@@ -266,7 +266,12 @@ class Inference:
         if self.finish_reasons is not None:
             attributes[semconv.GEN_AI_RESPONSE_FINISH_REASONS] = self.finish_reasons
         if self.first_ns:
-            attributes[semconv.AIMON_TIME_TO_FIRST_TOKEN] = (self.first_ns - self.start_ns) / 1e9
+            # What comes first from a remote server is a chunk, with a token in it or not.
+            remote = self.series.kind is SpanKind.CLIENT
+            first = (
+                semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK if remote else semconv.AIMON_TIME_TO_FIRST_TOKEN
+            )
+            attributes[first] = (self.first_ns - self.start_ns) / 1e9
         if self.queue_ns is not None:
             attributes[semconv.AIMON_QUEUE_DURATION] = self.queue_ns / 1e9
         if self.audio is not None:

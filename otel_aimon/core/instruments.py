@@ -97,6 +97,8 @@ class InferenceInstruments:
         self._server_ttft = create_histogram(meter, semconv.SERVER_TIME_TO_FIRST_TOKEN).record
         self._server_tpot = create_histogram(meter, semconv.SERVER_TIME_PER_OUTPUT_TOKEN).record
         self._client_duration = create_histogram(meter, semconv.CLIENT_OPERATION_DURATION).record
+        self._client_first_chunk = create_histogram(meter, semconv.CLIENT_TIME_TO_FIRST_CHUNK).record
+        self._client_tokens = create_histogram(meter, semconv.CLIENT_TOKEN_USAGE).record
         self._token_sums: dict[tuple[Series, str], int] = {}
 
     def record(self, inference: Inference) -> None:
@@ -110,6 +112,9 @@ class InferenceInstruments:
             if inference.recorded:
                 attributes = inference.series.with_error(inference.error_type)
                 self._stage_duration(inference.duration, attributes, context)
+            if inference.series.kind is SpanKind.CLIENT:
+                # A remote model is a dependency of its own, wherever it is asked from.
+                self._record_client(inference, context)
             return
         series = inference.series
         self._duration(inference.duration, series.with_error(inference.error_type), context)
@@ -143,17 +148,28 @@ class InferenceInstruments:
 
     def _record_gen_ai(self, inference: Inference, context: Context | None) -> None:
         series = inference.series
-        attributes = series.gen_ai_with_error(inference.error_type)
         if series.kind is SpanKind.CLIENT:
-            self._client_duration(inference.duration, attributes, context)
+            self._record_client(inference, context)
             return
-        self._server_duration(inference.duration, attributes, context)
+        self._server_duration(inference.duration, series.gen_ai_with_error(inference.error_type), context)
         if inference.error_type is not None or not series.generative:
             return
         if (first := inference.time_to_first_token) is not None:
             self._server_ttft(first, series.gen_ai_attributes, context)
         if (per_token := inference.time_per_output_token) is not None:
             self._server_tpot(per_token, series.gen_ai_attributes, context)
+
+    def _record_client(self, inference: Inference, context: Context | None) -> None:
+        series = inference.series
+        if not series.gen_ai_attributes:
+            return
+        self._client_duration(inference.duration, series.gen_ai_with_error(inference.error_type), context)
+        if (first := inference.time_to_first_token) is not None:
+            self._client_first_chunk(first, series.gen_ai_attributes, context)
+        if inference.input_tokens is not None:
+            self._client_tokens(inference.input_tokens, series.gen_ai_with_token_type("input"), context)
+        if inference.output_tokens is not None:
+            self._client_tokens(inference.output_tokens, series.gen_ai_with_token_type("output"), context)
 
 
 def _exemplar_context(inference: Inference) -> Context | None:

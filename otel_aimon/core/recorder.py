@@ -201,7 +201,7 @@ class Recorder:
         stage.recorded = recorded and self.stage_spans
         if stage.recorded and span:
             stage.span = self.tracer.start_span(
-                series.span_name, current, SpanKind.INTERNAL, series.start_attributes, None, unix_ns
+                series.span_name, current, series.kind, series.start_attributes, None, unix_ns
             )
             stage.context = Context({**current, _SPAN_KEY: stage.span, INFERENCE_KEY: stage})
         else:

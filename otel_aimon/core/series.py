@@ -39,6 +39,7 @@ class Series:
         "_by_error",
         "_by_token_type",
         "_gen_ai_by_error",
+        "_gen_ai_by_token_type",
         "active",
         "active_stages",
         "attributes",
@@ -99,6 +100,10 @@ class Series:
             kind_: {**self.attributes, semconv.GEN_AI_TOKEN_TYPE: kind_}
             for kind_ in ("input", "output", "cached")
         }
+        self._gen_ai_by_token_type: dict[str, Attributes] = {
+            kind_: {**self.gen_ai_attributes, semconv.GEN_AI_TOKEN_TYPE: kind_}
+            for kind_ in ("input", "output")
+        }
 
     def with_error(self, error_type: str | None) -> Attributes:
         """Metric attributes of ``aimon.inference.*`` for an outcome."""
@@ -124,3 +129,7 @@ class Series:
     def with_token_type(self, token_type: str) -> Attributes:
         """Metric attributes of ``aimon.inference.tokens``."""
         return self._by_token_type[token_type]
+
+    def gen_ai_with_token_type(self, token_type: str) -> Attributes:
+        """Metric attributes of ``gen_ai.client.token.usage``."""
+        return self._gen_ai_by_token_type[token_type]
