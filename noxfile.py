@@ -63,7 +63,12 @@ OLDEST = (
     "onnx==1.16.2",
 )
 
-ENV = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+ENV = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+}
 
 
 def _pytest(session: nox.Session, *arguments: str) -> None:
@@ -112,6 +117,35 @@ def tensorflow(session: nox.Session, versions: str) -> None:
     session.install("--editable", ".")
     names = ("tensorflow", "keras", "jax")
     _pytest(session, *(f"tests/frameworks/test_{name}.py" for name in names), "tests/e2e/test_tensorflow.py")
+
+
+CLIENTS = {
+    "newest": (
+        "openai==2.54.0",
+        "anthropic==2.12.0",
+        "ollama==0.6.3",
+        "litellm==1.106.2",
+        "huggingface_hub==1.33.0",
+        "openinference-instrumentation-openai==0.1.66",
+    ),
+    "oldest": (
+        "openai==1.99.9",
+        "anthropic==0.70.0",
+        "ollama==0.5.0",
+        "litellm==1.80.0",
+        "huggingface_hub==1.0.1",
+    ),
+}
+
+
+@nox.session
+@nox.parametrize("versions", list(CLIENTS))
+def clients(session: nox.Session, versions: str) -> None:
+    """Clients of remote models, against a server that answers as theirs do."""
+    session.install(*TESTS, *CLIENTS[versions])
+    session.install("--editable", ".")
+    names = ("openai", "anthropic", "ollama", "litellm", "huggingface_hub")
+    _pytest(session, *(f"tests/frameworks/test_{name}.py" for name in names), "tests/e2e/test_clients.py")
 
 
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])

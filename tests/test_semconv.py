@@ -81,6 +81,8 @@ def emitted() -> Any:
         recorder = running.recorder
         for outcome in (None, "ValueError"):
             client = otel_aimon.inference("chat", "remote", client=True).start()
+            client.usage(input_tokens=10, output_tokens=5)
+            client.token()
             request = recorder.start(recorder.series("fw", "chat", "m"), Layer.PIPELINE)
             assert request is not None
             stage = recorder.start(recorder.series("fw", "chat", "m"), Layer.GENERATE, request.context)

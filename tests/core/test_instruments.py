@@ -31,6 +31,8 @@ PER_REQUEST = {
     "gen_ai.server.time_to_first_token",
     "gen_ai.server.time_per_output_token",
     "gen_ai.client.operation.duration",
+    "gen_ai.client.operation.time_to_first_chunk",
+    "gen_ai.client.token.usage",
 }
 
 
@@ -98,6 +100,11 @@ def test_a_client_of_a_remote_model(telemetry: Telemetry) -> None:
     generate(telemetry, kind=SpanKind.CLIENT)
     found = recorded(telemetry)
     assert found["gen_ai.client.operation.duration"] == [(GEN_AI, 1)]
+    assert found["gen_ai.client.operation.time_to_first_chunk"] == [(GEN_AI, 1)]
+    assert found["gen_ai.client.token.usage"] == [
+        ({**GEN_AI, "gen_ai.token.type": "input"}, 1),
+        ({**GEN_AI, "gen_ai.token.type": "output"}, 1),
+    ]
     assert not [name for name in found if name.startswith("gen_ai.server")]
 
 

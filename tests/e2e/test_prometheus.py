@@ -32,6 +32,8 @@ with otel_aimon.inference("chat", model="m") as call:
 with otel_aimon.inference("chat", model="m"):
     otel_aimon.inference("rerank", model="r").start().error("Overloaded")
 with otel_aimon.inference("chat", model="remote", client=True) as call:
+    call.token()
+    call.usage(input_tokens=5)
     call.error("Overloaded")
 # As a framework that keeps a queue of its own does it.
 recorder = runtime.current().recorder

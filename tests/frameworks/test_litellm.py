@@ -92,6 +92,9 @@ def test_an_asynchronous_stream(telemetry: Telemetry, server: Provider, asked: d
     assert span["attributes"]["gen_ai.response.finish_reasons"] == ("stop",)
 
 
+@pytest.mark.skipif(
+    not hasattr(litellm.CustomStreamWrapper, "aclose"), reason="streams of this version cannot be closed"
+)
 def test_a_stream_that_is_closed_is_cancelled(
     telemetry: Telemetry, server: Provider, asked: dict[str, Any]
 ) -> None:
