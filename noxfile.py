@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import nox
 
@@ -112,6 +113,24 @@ def tensorflow(session: nox.Session, versions: str) -> None:
     session.install("--editable", ".")
     names = ("tensorflow", "keras", "jax")
     _pytest(session, *(f"tests/frameworks/test_{name}.py" for name in names), "tests/e2e/test_tensorflow.py")
+
+
+SERVERS = {
+    "litserve-newest": ("litserve==0.2.19",),
+    "litserve-oldest": ("litserve==0.2.13", "fastapi==0.115.12"),
+}
+
+
+@nox.session
+@nox.parametrize("server", list(SERVERS))
+def servers(session: nox.Session, server: str) -> None:
+    """Model servers, each in an environment of its own: they pin what the others need newer."""
+    http = ("opentelemetry-instrumentation-fastapi>=0.66b0", "opentelemetry-instrumentation-asgi>=0.66b0")
+    session.install(*TESTS, "scikit-learn>=1.4", *http, *SERVERS[server])
+    session.install("--editable", ".")
+    name = server.partition("-")[0]
+    tests = (f"tests/frameworks/test_{name}.py", f"tests/e2e/test_{name}.py")
+    _pytest(session, *(test for test in tests if Path(test).exists()))
 
 
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])

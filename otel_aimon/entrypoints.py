@@ -195,6 +195,13 @@ class VllmInstrumentor(FrameworkInstrumentor):
     framework = "vllm"
 
 
+class LitserveInstrumentor(FrameworkInstrumentor):
+    """LitServe."""
+
+    entry_point = "aimon_litserve"
+    framework = "litserve"
+
+
 FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
     cls.framework: cls
     for cls in (
@@ -214,5 +221,6 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         FasterWhisperInstrumentor,
         OpenvinoInstrumentor,
         VllmInstrumentor,
+        LitserveInstrumentor,
     )
 }

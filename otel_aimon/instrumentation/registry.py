@@ -212,6 +212,21 @@ FRAMEWORKS: tuple[Framework, ...] = (
         records="every prompt of `LLM`, `AsyncLLM` and the OpenAI server; the engine's queue, batch and caches",
         layer="generate, model",
     ),
+    Framework(
+        name="litserve",
+        title="LitServe",
+        distribution="litserve",
+        oldest="0.2.13",
+        hooks=(
+            ("litserve.server", "hook_server"),
+            ("litserve.loops.base", "hook_loops"),
+            ("litserve.loops.simple_loops", "hook_simple"),
+            ("litserve.loops.streaming_loops", "hook_streaming"),
+            ("litserve.loops.continuous_batching_loop", "hook_continuous"),
+        ),
+        records="each request in the worker that has the model: alone, in a batch, as a stream",
+        layer="request",
+    ),
 )
 
 BY_NAME: dict[str, Framework] = {framework.name: framework for framework in FRAMEWORKS}
