@@ -116,8 +116,10 @@ def tensorflow(session: nox.Session, versions: str) -> None:
 
 
 SERVERS = {
+    "bentoml-newest": ("bentoml==1.4.39",),
+    "bentoml-oldest": ("bentoml==1.4.0",),
     "litserve-newest": ("litserve==0.2.19",),
-    "litserve-oldest": ("litserve==0.2.13", "fastapi==0.115.12"),
+    "litserve-oldest": ("litserve==0.2.15", "fastapi==0.115.12"),
 }
 
 

@@ -202,6 +202,13 @@ class LitserveInstrumentor(FrameworkInstrumentor):
     framework = "litserve"
 
 
+class BentomlInstrumentor(FrameworkInstrumentor):
+    """BentoML."""
+
+    entry_point = "aimon_bentoml"
+    framework = "bentoml"
+
+
 FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
     cls.framework: cls
     for cls in (
@@ -222,5 +229,6 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         OpenvinoInstrumentor,
         VllmInstrumentor,
         LitserveInstrumentor,
+        BentomlInstrumentor,
     )
 }

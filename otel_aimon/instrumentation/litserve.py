@@ -21,6 +21,7 @@ from otel_aimon.core.call import leave
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
 from otel_aimon.instrumentation.litserve_http import Leavers, Submitted, hook_server, leavers_in
+from otel_aimon.instrumentation.server_requests import begin_batch
 from otel_aimon.shutdown import flush_when_terminated
 
 if TYPE_CHECKING:
@@ -40,9 +41,6 @@ TIMED_OUT = "timeout"
 """``error.type`` of a request that waited in the queue for longer than the server's ``timeout``."""
 
 _OPERATIONS = {"OpenAISpec": "chat", "OpenAIEmbeddingSpec": "embeddings"}
-_OF_ONE_REQUEST = frozenset({"input_tokens", "output_tokens", "finish_reasons"})
-"""What a batch has in common, and no single request of it alone."""
-
 _books: dict[int, _Books] = {}
 
 
@@ -248,16 +246,7 @@ def _observe_collation(books: _Books, original: Any) -> Any:
 
 def _enter_batch(books: _Books, collated: Any) -> None:
     uids = [uid for _, uid, _ in collated[0]]
-    batch = [books.running[uid] for uid in uids if uid in books.running]
-    now = perf_counter_ns()
-    for inference in batch:
-        # The first of a batch waits for the others.
-        inference.queue_ns = now - inference.start_ns
-        inference.batch_size = len(uids)
-    for inference in batch[1:]:
-        batch[0].unknown |= _OF_ONE_REQUEST
-        if inference.span is not None and batch[0].span is not None:
-            inference.span.add_link(batch[0].span.get_span_context())
+    begin_batch([books.running[uid] for uid in uids if uid in books.running], len(uids))
     books.enter(uids)
 
 

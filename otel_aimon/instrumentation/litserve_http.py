@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import propagate, trace
 
 from otel_aimon.core.guard import guarded
+from otel_aimon.instrumentation.server_requests import carrier_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -190,12 +191,7 @@ def _with_trace(item: Any) -> Any:
     if trace.get_current_span().get_span_context().is_valid:
         propagate.inject(carrier)
     else:
-        fields = propagate.get_global_textmap().fields
-        carrier = {
-            name: value.decode("latin-1")
-            for raw, value in _HEADERS.get()
-            if (name := raw.decode("latin-1").lower()) in fields
-        }
+        carrier = carrier_of(_HEADERS.get())
     if not carrier:
         return None
     response_queue_id, uid, timestamp, payload = item

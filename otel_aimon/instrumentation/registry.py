@@ -216,7 +216,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         name="litserve",
         title="LitServe",
         distribution="litserve",
-        oldest="0.2.13",
+        oldest="0.2.15",
         hooks=(
             ("litserve.server", "hook_server"),
             ("litserve.loops.base", "hook_loops"),
@@ -225,6 +225,19 @@ FRAMEWORKS: tuple[Framework, ...] = (
             ("litserve.loops.continuous_batching_loop", "hook_continuous"),
         ),
         records="each request in the worker that has the model: alone, in a batch, as a stream",
+        layer="request",
+    ),
+    Framework(
+        name="bentoml",
+        title="BentoML",
+        distribution="bentoml",
+        oldest="1.4.0",
+        hooks=(
+            ("_bentoml_impl.server.app", "hook_app"),
+            ("_bentoml_sdk.io_models", "hook_results"),
+            ("bentoml._internal.marshal.dispatcher", "hook_dispatcher"),
+        ),
+        records="each call of a service's API over HTTP, in the worker: alone, in a batch, as a stream",
         layer="request",
     ),
 )

@@ -68,7 +68,12 @@ def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str
 
 @contextlib.contextmanager
 def serving(
-    *arguments: str, env: dict[str, str], port: int, stop: signal.Signals = signal.SIGTERM, workers: int = 1
+    *arguments: str,
+    env: dict[str, str],
+    port: int,
+    stop: signal.Signals = signal.SIGTERM,
+    workers: int = 1,
+    health: str = "/health",
 ) -> Iterator[Any]:
     """A server, from when all its workers answer to when it has ended.
 
@@ -81,7 +86,7 @@ def serving(
         seen: set[str] = set()
 
         def all_answer() -> bool:
-            seen.update(answering(port))
+            seen.update(answering(port, health))
             return len(seen) >= workers
 
         wait_until(lambda: process.poll() is not None or all_answer(), f"{workers} workers answer")
@@ -97,10 +102,10 @@ def serving(
             raise
 
 
-def answering(port: int) -> list[str]:
+def answering(port: int, health: str = "/health") -> list[str]:
     """The process that gives its health, if one does."""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        status, body = ask(port, "/health")
+        status, body = ask(port, health)
         return [body] if status == 200 else []
     return []
 
