@@ -116,8 +116,10 @@ def tensorflow(session: nox.Session, versions: str) -> None:
 
 
 SERVERS = {
+    "kserve-newest": ("kserve==0.21.0",),
+    "ray_serve-newest": ("ray[serve]==2.60.0",),
     "bentoml-newest": ("bentoml==1.4.39",),
-    "bentoml-oldest": ("bentoml==1.4.0",),
+    "bentoml-oldest": ("bentoml==1.4.0", "setuptools<81"),
     "litserve-newest": ("litserve==0.2.19",),
     "litserve-oldest": ("litserve==0.2.15", "fastapi==0.115.12"),
 }

@@ -209,6 +209,20 @@ class BentomlInstrumentor(FrameworkInstrumentor):
     framework = "bentoml"
 
 
+class RayServeInstrumentor(FrameworkInstrumentor):
+    """Ray Serve."""
+
+    entry_point = "aimon_ray_serve"
+    framework = "ray_serve"
+
+
+class KserveInstrumentor(FrameworkInstrumentor):
+    """KServe."""
+
+    entry_point = "aimon_kserve"
+    framework = "kserve"
+
+
 FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
     cls.framework: cls
     for cls in (
@@ -230,5 +244,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         VllmInstrumentor,
         LitserveInstrumentor,
         BentomlInstrumentor,
+        RayServeInstrumentor,
+        KserveInstrumentor,
     )
 }

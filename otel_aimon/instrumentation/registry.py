@@ -240,6 +240,28 @@ FRAMEWORKS: tuple[Framework, ...] = (
         records="each call of a service's API over HTTP, in the worker: alone, in a batch, as a stream",
         layer="request",
     ),
+    Framework(
+        name="ray_serve",
+        title="Ray Serve",
+        distribution="ray",
+        oldest="2.60",
+        hooks=(
+            ("ray.serve._private.default_impl", "hook_handles"),
+            ("ray.serve._private.replica", "hook_replica"),
+            ("ray.serve.batching", "hook_batches"),
+        ),
+        records="each call of a deployment, over HTTP or through a handle, in the replica: alone, in a batch, as a stream",
+        layer="request",
+    ),
+    Framework(
+        name="kserve",
+        title="KServe",
+        distribution="kserve",
+        oldest="0.15",
+        hooks=(("kserve.model", "hook_models"),),
+        records="each prediction and explanation of a model, over REST and gRPC",
+        layer="request",
+    ),
 )
 
 BY_NAME: dict[str, Framework] = {framework.name: framework for framework in FRAMEWORKS}

@@ -74,6 +74,7 @@ def serving(
     stop: signal.Signals = signal.SIGTERM,
     workers: int = 1,
     health: str = "/health",
+    seconds: float = SECONDS,
 ) -> Iterator[Any]:
     """A server, from when all its workers answer to when it has ended.
 
@@ -89,7 +90,7 @@ def serving(
             seen.update(answering(port, health))
             return len(seen) >= workers
 
-        wait_until(lambda: process.poll() is not None or all_answer(), f"{workers} workers answer")
+        wait_until(lambda: process.poll() is not None or all_answer(), f"{workers} workers answer", seconds)
         assert process.poll() is None, process.communicate()[0]
         yield process
     finally:
