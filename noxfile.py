@@ -116,6 +116,7 @@ def tensorflow(session: nox.Session, versions: str) -> None:
 
 
 SERVERS = {
+    "mlserver-newest": ("mlserver==1.7.1", "uvloop<0.22"),
     "kserve-newest": ("kserve==0.21.0",),
     "ray_serve-newest": ("ray[serve]==2.60.0",),
     "bentoml-newest": ("bentoml==1.4.39",),

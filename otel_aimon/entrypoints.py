@@ -223,6 +223,13 @@ class KserveInstrumentor(FrameworkInstrumentor):
     framework = "kserve"
 
 
+class MlserverInstrumentor(FrameworkInstrumentor):
+    """MLServer."""
+
+    entry_point = "aimon_mlserver"
+    framework = "mlserver"
+
+
 FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
     cls.framework: cls
     for cls in (
@@ -246,5 +253,6 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         BentomlInstrumentor,
         RayServeInstrumentor,
         KserveInstrumentor,
+        MlserverInstrumentor,
     )
 }

@@ -166,14 +166,20 @@ def hook_replica(hooks: Hooks, module: Any) -> None:
     """
     replica, user = module.Replica, module.UserCallableWrapper
     start = functools.partial(_observe_call, hooks.recorder)
-    hooks.wrap(replica, "_start_request", start, ("request_metadata",))
-    hooks.wrap(replica, "perform_graceful_shutdown", _observe_shutdown)
+    hooks.wrap(_definer(replica, "_start_request"), "_start_request", start, ("request_metadata",))
+    shutdown = "perform_graceful_shutdown"
+    hooks.wrap(_definer(replica, shutdown), shutdown, _observe_shutdown)
     for name in ("call_user_method", "_call_user_generator"):
         hooks.wrap(user, name, _observe_user_code)
     hooks.wrap(user, "_call_http_entrypoint", _observe_http, ("user_method_info", "scope"))
     hooks.wrap(user, "call_user_generator", _observe_results)
     response = ("request_metadata", "status_code_callback")
     hooks.wrap(user, "call_http_entrypoint", _observe_messages, response)
+
+
+def _definer(cls: type, name: str) -> type:
+    """The class that defines a method: older versions have a parent that does."""
+    return next((each for each in cls.__mro__ if name in vars(each)), cls)
 
 
 def _observe_call(recorder: Recorder, original: Any) -> Any:

@@ -262,6 +262,21 @@ FRAMEWORKS: tuple[Framework, ...] = (
         records="each prediction and explanation of a model, over REST and gRPC",
         layer="request",
     ),
+    Framework(
+        name="mlserver",
+        title="MLServer",
+        distribution="mlserver",
+        oldest="1.7",
+        hooks=(
+            ("mlserver.handlers.dataplane", "hook_data_plane"),
+            ("mlserver.rest.endpoints", "hook_endpoints"),
+            ("mlserver.batching.adaptive", "hook_batching"),
+            ("mlserver.parallel.dispatcher", "hook_dispatcher"),
+            ("mlserver.parallel.worker", "hook_worker"),
+        ),
+        records="each inference, over REST and gRPC, alone, in an adaptive batch, as a stream",
+        layer="request",
+    ),
 )
 
 BY_NAME: dict[str, Framework] = {framework.name: framework for framework in FRAMEWORKS}
