@@ -119,6 +119,7 @@ SERVERS = {
     "mlserver-newest": ("mlserver==1.7.1", "uvloop<0.22"),
     "kserve-newest": ("kserve==0.21.0",),
     "ray_serve-newest": ("ray[serve]==2.60.0",),
+    "ray_serve-oldest": ("ray[serve]==2.49.2", "protobuf<7"),
     "bentoml-newest": ("bentoml==1.4.39",),
     "bentoml-oldest": ("bentoml==1.4.0", "setuptools<81"),
     "litserve-newest": ("litserve==0.2.19",),

@@ -80,7 +80,7 @@ def _observe_api(recorder: Recorder, original: Any) -> Any:
         if inference is None:
             return await original(self, name, *args, **kwargs)
         request = _Request(inference)
-        carried = _REQUEST.set(request)
+        _REQUEST.set(request)
         token = attach(inference.context)  # type: ignore[arg-type]
         try:
             response = await original(self, name, *args, **kwargs)
@@ -89,7 +89,7 @@ def _observe_api(recorder: Recorder, original: Any) -> Any:
             inference.fail(error)
             raise
         detach(token)
-        _REQUEST.reset(carried)
+        _REQUEST.set(None)
         guarded(_finish, request, response)
         return response
 
@@ -226,14 +226,14 @@ def _observe_batch(jobs: Known[Inference], original: Any) -> Any:
     async def outbound_call(self: Any, inputs_info: Any, *args: Any, **kwargs: Any) -> Any:
         context = guarded(_begin_batch, jobs, inputs_info)
         # Without a request of ours, not in that of whoever was the first to wait here either.
-        carried, token = _REQUEST.set(None), attach(Context() if context is None else context)
+        _REQUEST.set(None)
+        token = attach(Context() if context is None else context)
         try:
             result = await original(self, inputs_info, *args, **kwargs)
         except BaseException as error:
             leave(token, error)
             raise
         detach(token)
-        _REQUEST.reset(carried)
         return result
 
     return outbound_call
@@ -281,11 +281,11 @@ class _Outermost:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        token = _OUTSIDE.set(guarded(_callers_context, scope))
+        _OUTSIDE.set(guarded(_callers_context, scope))
         try:
             await self._app(scope, receive, send)
         finally:
-            _OUTSIDE.reset(token)
+            _OUTSIDE.set(None)
 
 
 def _callers_context(scope: Any) -> Context:

@@ -8,113 +8,38 @@ inside. The requests of a batch share that work: it happens inside the first, an
 from __future__ import annotations
 
 import functools
-import time
 from http import HTTPStatus
-from time import perf_counter_ns, time_ns
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate
-from opentelemetry.context import attach, detach, get_current
+from opentelemetry.context import attach, detach
 
 from otel_aimon import runtime, semconv
 from otel_aimon.core.call import leave
 from otel_aimon.core.guard import guarded
-from otel_aimon.core.layers import Layer
-from otel_aimon.instrumentation.litserve_http import Leavers, Submitted, hook_server, leavers_in
+from otel_aimon.instrumentation.litserve_http import hook_server, leavers_in
+from otel_aimon.instrumentation.litserve_requests import Books, NotingQueue, WatchedQueue
 from otel_aimon.instrumentation.server_requests import begin_batch
 from otel_aimon.shutdown import flush_when_terminated
 
 if TYPE_CHECKING:
-    from contextvars import Token
-
-    from opentelemetry.context import Context
-
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.recorder import Recorder
     from otel_aimon.instrumentation.hooks import Hooks
-
-FRAMEWORK = "litserve"
 
 __all__ = ["hook_continuous", "hook_loops", "hook_server", "hook_simple", "hook_streaming"]
 
 TIMED_OUT = "timeout"
 """``error.type`` of a request that waited in the queue for longer than the server's ``timeout``."""
 
-_OPERATIONS = {"OpenAISpec": "chat", "OpenAIEmbeddingSpec": "embeddings"}
-_books: dict[int, _Books] = {}
+_books: dict[int, Books] = {}
 
 
-class _Books:
-    """The requests of this worker, by LitServe's id."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-        self.running: dict[str, Inference] = {}
-        self.leavers: Leavers | None = None
-        self._entered: tuple[list[str], Token[Context]] | None = None
-
-    def take(self, lit_api: Any, request: Any) -> str | None:
-        """Start the request that a worker has just taken out of the queue.
-
-        Args:
-            lit_api: The user's ``LitAPI``.
-            request: The tuple that LitServe puts into the queue; anything else is no request.
-
-        Returns:
-            Its id.
-        """
-        if type(request) is not tuple or len(request) != 4 or not isinstance(request[2], float):
-            return None
-        _, uid, submitted, _ = request
-        waited = max(int((time.monotonic() - submitted) * 1e9), 0)
-        parent = get_current()
-        if isinstance(submitted, Submitted):
-            parent = propagate.extract(submitted.carrier, parent)
-        operation = _OPERATIONS.get(type(getattr(lit_api, "spec", None)).__name__, "predict")
-        inference = self.recorder.start(
-            self.recorder.series(FRAMEWORK, operation, type(lit_api).__name__),
-            Layer.REQUEST,
-            parent,
-            since=(perf_counter_ns() - waited, time_ns() - waited),
-        )
-        if inference is None:
-            return None
-        inference.queue_ns = waited
-        device = getattr(lit_api, "device", None)
-        inference.device = device if isinstance(device, str) else None
-        self.running[uid] = inference
-        return str(uid)
-
-    def enter(self, uids: list[str]) -> None:
-        """Work on a batch from now on, on this thread, until the last of its requests has ended."""
-        self.leave()
-        batch = [self.running[uid] for uid in uids if uid in self.running]
-        if batch:
-            self._entered = (uids, attach(batch[0].context))  # type: ignore[arg-type]
-
-    def leave(self) -> None:
-        """Work on nothing; what has no response yet will never have one."""
-        if self._entered is None:
-            return
-        (uids, token), self._entered = self._entered, None
-        detach(token)
-        for uid in uids:
-            if (lost := self.running.pop(uid, None)) is not None:
-                lost.cancel()
-
-    def answered(self, uid: str) -> Inference | None:
-        """The request that has its last response now; the caller ends it."""
-        inference = self.running.pop(uid, None)
-        if self._entered is not None and not self.running.keys() & self._entered[0]:
-            self.leave()
-        return inference
-
-
-def _shared(hooks: Hooks) -> _Books:
+def _shared(hooks: Hooks) -> Books:
     """The books that all hooks of one arming share."""
     found = _books.get(id(hooks))
     if found is None:
-        found = _books[id(hooks)] = _Books(hooks.recorder)
+        found = _books[id(hooks)] = Books(hooks.recorder)
         hooks.on_restore(functools.partial(_books.__delitem__, id(hooks)))
     return found
 
@@ -122,52 +47,7 @@ def _shared(hooks: Hooks) -> _Books:
 # --- out of the queue --------------------------------------------------------------------------
 
 
-class _WatchedQueue:
-    """The queue of a worker that works on one request after the other."""
-
-    def __init__(self, queue: Any, books: _Books, lit_api: Any) -> None:
-        self._queue = queue
-        self._books = books
-        self._lit_api = lit_api
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._queue, name)
-
-    def get(self, *args: Any, **kwargs: Any) -> Any:
-        guarded(self._books.leave)
-        request = self._queue.get(*args, **kwargs)
-        guarded(self._taken, request)
-        return request
-
-    def _taken(self, request: Any) -> None:
-        uid = self._books.take(self._lit_api, request)
-        if uid is not None:
-            self._books.enter([uid])
-
-
-class _NotingQueue:
-    """The queue of a worker that collects requests before it works on them."""
-
-    def __init__(self, queue: Any, books: _Books, lit_api: Any) -> None:
-        self._queue = queue
-        self._books = books
-        self._lit_api = lit_api
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._queue, name)
-
-    def get(self, *args: Any, **kwargs: Any) -> Any:
-        request = self._queue.get(*args, **kwargs)
-        guarded(self._books.take, self._lit_api, request)
-        return request
-
-    def get_nowait(self) -> Any:
-        request = self._queue.get_nowait()
-        guarded(self._books.take, self._lit_api, request)
-        return request
-
-
-def _observe_loop(books: _Books, watched: Any, original: Any) -> Any:
+def _observe_loop(books: Books, watched: Any, original: Any) -> Any:
     """Wrap what a worker runs for as long as it lives."""
 
     @functools.wraps(original)
@@ -179,7 +59,7 @@ def _observe_loop(books: _Books, watched: Any, original: Any) -> Any:
     return run
 
 
-def _observe_worker(books: _Books, original: Any) -> Any:
+def _observe_worker(books: Books, original: Any) -> Any:
     """Wrap what a worker runs with a loop that is asynchronous, or the user's."""
 
     @functools.wraps(original)
@@ -190,7 +70,7 @@ def _observe_worker(books: _Books, original: Any) -> Any:
     return call
 
 
-def _settle(books: _Books, arguments: tuple[Any, ...]) -> None:
+def _settle(books: Books, arguments: tuple[Any, ...]) -> None:
     """Make ready a process that is a worker from now on, and that nothing but a signal ends."""
     books.leavers = leavers_in(arguments)
     flush_when_terminated(runtime.current)
@@ -203,9 +83,9 @@ def hook_simple(hooks: Hooks, module: Any) -> None:
         hooks: Of LitServe.
         module: ``litserve.loops.simple_loops``.
     """
-    _hook_loop(hooks, module.SingleLoop, "run_single_loop", _WatchedQueue)
+    _hook_loop(hooks, module.SingleLoop, "run_single_loop", WatchedQueue)
     _hook_loop(hooks, module.SingleLoop, "_run_single_loop_with_async", None)
-    _hook_loop(hooks, module.BatchedLoop, "run_batched_loop", _NotingQueue)
+    _hook_loop(hooks, module.BatchedLoop, "run_batched_loop", NotingQueue)
     observe = functools.partial(_observe_task, _shared(hooks))
     hooks.wrap(module.SingleLoop, "_process_single_request", observe, ("request", "lit_api"))
 
@@ -217,9 +97,9 @@ def hook_streaming(hooks: Hooks, module: Any) -> None:
         hooks: Of LitServe.
         module: ``litserve.loops.streaming_loops``.
     """
-    _hook_loop(hooks, module.StreamingLoop, "run_streaming_loop", _WatchedQueue)
+    _hook_loop(hooks, module.StreamingLoop, "run_streaming_loop", WatchedQueue)
     _hook_loop(hooks, module.StreamingLoop, "run_streaming_loop_async", None)
-    _hook_loop(hooks, module.BatchedStreamingLoop, "run_batched_streaming_loop", _NotingQueue)
+    _hook_loop(hooks, module.BatchedStreamingLoop, "run_batched_streaming_loop", NotingQueue)
     observe = functools.partial(_observe_task, _shared(hooks))
     hooks.wrap(module.StreamingLoop, "_process_streaming_request", observe, ("request", "lit_api"))
     hooks.wrap(module, "collate_requests", functools.partial(_observe_collation, _shared(hooks)))
@@ -233,7 +113,7 @@ def _hook_loop(hooks: Hooks, owner: Any, name: str, watched: Any) -> None:
 # --- several requests at once ------------------------------------------------------------------
 
 
-def _observe_collation(books: _Books, original: Any) -> Any:
+def _observe_collation(books: Books, original: Any) -> Any:
     @functools.wraps(original)
     def collate_requests(*args: Any, **kwargs: Any) -> Any:
         guarded(books.leave)
@@ -244,13 +124,13 @@ def _observe_collation(books: _Books, original: Any) -> Any:
     return collate_requests
 
 
-def _enter_batch(books: _Books, collated: Any) -> None:
+def _enter_batch(books: Books, collated: Any) -> None:
     uids = [uid for _, uid, _ in collated[0]]
     begin_batch([books.running[uid] for uid in uids if uid in books.running], len(uids))
     books.enter(uids)
 
 
-def _observe_task(books: _Books, original: Any) -> Any:
+def _observe_task(books: Books, original: Any) -> Any:
     """Wrap the coroutine that works on one of several requests at the same time."""
 
     @functools.wraps(original)
@@ -287,18 +167,18 @@ def hook_continuous(hooks: Hooks, module: Any) -> None:
     hooks.wrap(loop, "step", functools.partial(_quiet_step, books.recorder))
 
 
-def _observe_schedule(books: _Books, original: Any) -> Any:
+def _observe_schedule(books: Books, original: Any) -> Any:
     @functools.wraps(original)
     async def schedule_task(
         self: Any, lit_api: Any, lit_spec: Any, request_queue: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        queue = _NotingQueue(request_queue, books, lit_api)
+        queue = NotingQueue(request_queue, books, lit_api)
         return await original(self, lit_api, lit_spec, queue, *args, **kwargs)
 
     return schedule_task
 
 
-def _observe_admission(books: _Books, original: Any) -> Any:
+def _observe_admission(books: Books, original: Any) -> Any:
     @functools.wraps(original)
     def add_request(self: Any, uid: Any, *args: Any, **kwargs: Any) -> Any:
         inference = books.running.get(uid)
@@ -342,7 +222,7 @@ def hook_loops(hooks: Hooks, module: Any) -> None:
     hooks.wrap(module, "collate_requests", functools.partial(_observe_collation, books))
 
 
-def _observe_response(books: _Books, original: Any) -> Any:
+def _observe_response(books: Books, original: Any) -> Any:
     @functools.wraps(original)
     def put_response(
         self: Any,
@@ -364,7 +244,7 @@ def _observe_response(books: _Books, original: Any) -> Any:
     return put_response
 
 
-def _respond(books: _Books, uid: str, data: Any, status: Any, response_type: Any) -> None:
+def _respond(books: Books, uid: str, data: Any, status: Any, response_type: Any) -> None:
     from litserve.utils import LitAPIStatus, LoopResponseType
 
     inference = books.running.get(uid)
@@ -397,7 +277,7 @@ def _fail(inference: Inference, error: Any) -> None:
         inference.fail(error)
 
 
-def _observe_error(books: _Books, original: Any) -> Any:
+def _observe_error(books: Books, original: Any) -> Any:
     @functools.wraps(original)
     def put_error_response(
         self: Any, transport: Any, response_queue_id: Any, uid: Any, error: Any, *args: Any, **kwargs: Any

@@ -222,8 +222,8 @@ class _Headers:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        token = _HEADERS.set(scope.get("headers") or ())
+        _HEADERS.set(scope.get("headers") or ())
         try:
             await self._app(scope, receive, send)
         finally:
-            _HEADERS.reset(token)
+            _HEADERS.set(())

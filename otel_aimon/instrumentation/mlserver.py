@@ -89,12 +89,12 @@ def hook_endpoints(hooks: Hooks, module: Any) -> None:
 def _remember_headers(original: Any) -> Any:
     @functools.wraps(original)
     async def infer_stream(self: Any, raw_request: Any, *args: Any, **kwargs: Any) -> Any:
-        token = _HEADERS.set(raw_request.headers)
+        _HEADERS.set(raw_request.headers)
         try:
             # The stream that it returns is made here, and so knows them.
             return await original(self, raw_request, *args, **kwargs)
         finally:
-            _HEADERS.reset(token)
+            _HEADERS.set(None)
 
     return infer_stream
 

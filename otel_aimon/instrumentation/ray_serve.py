@@ -21,12 +21,10 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import attach, detach, get_current
 
 from otel_aimon import runtime
-from otel_aimon.core.call import leave
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
-from otel_aimon.core.recorder import running_in
-from otel_aimon.instrumentation.known import Known
-from otel_aimon.instrumentation.server_requests import begin_batch, carrier_of
+from otel_aimon.instrumentation.ray_serve_batches import FRAMEWORK, awaited, hook_batches
+from otel_aimon.instrumentation.server_requests import carrier_of
 from otel_aimon.shutdown import flush_in_time
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     from otel_aimon.core.recorder import Recorder
     from otel_aimon.instrumentation.hooks import Hooks
 
-FRAMEWORK = "ray_serve"
+__all__ = ["hook_batches", "hook_handles", "hook_replica"]
 
 _SUBMISSION = "_otel_aimon_submission"
 _SERVER_ERROR = 500
@@ -112,6 +110,7 @@ class _Call:
         self._since = now - waited, unix - waited
         self.inference: Inference | None = None
         self.status = 0
+        self.unfinished = False
         self._begun = False
 
     def begin(self, headers: Iterable[tuple[bytes, bytes]] = (), *, works: bool = True) -> Context | None:
@@ -148,6 +147,9 @@ class _Call:
             return
         if error is not None:
             self.inference.fail(error)
+        elif self.unfinished:
+            # The web framework noticed that the client had left, and stopped in the middle.
+            self.inference.cancel()
         elif self.status >= _SERVER_ERROR:
             self.inference.fail_as(str(self.status))
         else:
@@ -233,18 +235,7 @@ def _run(context: Context | None, original: Any, args: tuple[Any, ...], kwargs: 
     finally:
         detach(token)
     # Without an event loop of its own, it runs where it is awaited.
-    return _awaited(context, result) if inspect.iscoroutine(result) else result
-
-
-async def _awaited(context: Context, coroutine: Any) -> Any:
-    token = attach(context)
-    try:
-        result = await coroutine
-    except BaseException as error:
-        leave(token, error)
-        raise
-    detach(token)
-    return result
+    return awaited(context, result) if inspect.iscoroutine(result) else result
 
 
 def _observe_results(original: Any) -> Any:
@@ -281,8 +272,8 @@ def _observe_messages(original: Any) -> Any:
         messages = original(self, request_metadata, with_status, *args, **kwargs)
         try:
             async for several in messages:
-                if call is not None and call.inference is not None and guarded(_is_streamed, several):
-                    call.inference.chunk()
+                if call is not None:
+                    guarded(_read, call, several)
                 yield several
         finally:
             await messages.aclose()
@@ -290,11 +281,14 @@ def _observe_messages(original: Any) -> Any:
     return call_http_entrypoint
 
 
-def _is_streamed(messages: Any) -> bool:
-    return any(
-        message["type"] == "http.response.body" and message.get("more_body") and message.get("body")
-        for message in messages
-    )
+def _read(call: _Call, messages: Any) -> None:
+    chunks = 0
+    for message in messages:
+        if message["type"] == "http.response.body":
+            call.unfinished = bool(message.get("more_body"))
+            chunks += call.unfinished and bool(message.get("body"))
+    if chunks and call.inference is not None:
+        call.inference.chunk()
 
 
 def _observe_shutdown(original: Any) -> Any:
@@ -308,52 +302,3 @@ def _observe_shutdown(original: Any) -> Any:
         return result
 
     return perform_graceful_shutdown
-
-
-# --- batches -----------------------------------------------------------------------------------
-
-
-def hook_batches(hooks: Hooks, module: Any) -> None:
-    """Hook ``@serve.batch``.
-
-    Args:
-        hooks: Of Ray Serve.
-        module: ``ray.serve.batching``.
-    """
-    waiting: Known[Inference] = Known()
-    queue = module._BatchQueue
-    hooks.wrap(module._SingleRequest, "__init__", functools.partial(_observe_entry, waiting))
-    name = "_process_batch_inner" if "_process_batch_inner" in vars(queue) else "_process_batch"
-    hooks.wrap(queue, name, functools.partial(_observe_batch, waiting), ("func", "batch"))
-
-
-def _observe_entry(waiting: Known[Inference], original: Any) -> Any:
-    @functools.wraps(original)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        guarded(_enter, waiting, self)
-
-    return init
-
-
-def _enter(waiting: Known[Inference], entry: Any) -> None:
-    inference = running_in(get_current())
-    if inference is not None and inference.series.framework == FRAMEWORK:
-        waiting.learn(entry, inference)
-
-
-def _observe_batch(waiting: Known[Inference], original: Any) -> Any:
-    @functools.wraps(original)
-    async def process_batch(self: Any, func: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        context = guarded(_begin_batch, waiting, batch)
-        if context is None:
-            return await original(self, func, batch, *args, **kwargs)
-        return await _awaited(context, original(self, func, batch, *args, **kwargs))
-
-    return process_batch
-
-
-def _begin_batch(waiting: Known[Inference], batch: Any) -> Any:
-    wanted = [entry for entry in batch if not entry.future.cancelled()]
-    known = [inference for entry in wanted if (inference := waiting.take(entry)) is not None]
-    return begin_batch([inference for inference in known if not inference.end_ns], len(wanted))

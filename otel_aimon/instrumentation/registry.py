@@ -244,7 +244,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         name="ray_serve",
         title="Ray Serve",
         distribution="ray",
-        oldest="2.60",
+        oldest="2.49",
         hooks=(
             ("ray.serve._private.default_impl", "hook_handles"),
             ("ray.serve._private.replica", "hook_replica"),
