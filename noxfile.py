@@ -118,6 +118,7 @@ def tensorflow(session: nox.Session, versions: str) -> None:
 SERVERS = {
     "mlserver-newest": ("mlserver==1.7.1", "uvloop<0.22"),
     "kserve-newest": ("kserve==0.21.0",),
+    "kserve-oldest": ("kserve==0.16.0",),
     "ray_serve-newest": ("ray[serve]==2.60.0",),
     "ray_serve-oldest": ("ray[serve]==2.49.2", "protobuf<7"),
     "bentoml-newest": ("bentoml==1.4.39",),

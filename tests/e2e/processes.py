@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -80,27 +81,36 @@ def serving(
 
     gunicorn forgets to end a worker that is just starting.
     """
-    process = subprocess.Popen(
-        command(*arguments), env=env, cwd=APPS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        seen: set[str] = set()
+    # Into a file: a pipe that nobody reads is full after a while, and holds up a server that logs.
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command(*arguments), env=env, cwd=APPS, stdout=output, stderr=subprocess.STDOUT, text=True
+        )
 
-        def all_answer() -> bool:
-            seen.update(answering(port, health))
-            return len(seen) >= workers
+        def written() -> str:
+            output.seek(0)
+            return output.read()
 
-        wait_until(lambda: process.poll() is not None or all_answer(), f"{workers} workers answer", seconds)
-        assert process.poll() is None, process.communicate()[0]
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(stop)
         try:
-            process.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
+            seen: set[str] = set()
+
+            def all_answer() -> bool:
+                seen.update(answering(port, health))
+                return len(seen) >= workers
+
+            wait_until(
+                lambda: process.poll() is not None or all_answer(), f"{workers} workers answer", seconds
+            )
+            assert process.poll() is None, written()
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(stop)
+            try:
+                process.wait(timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
 
 
 def answering(port: int, health: str = "/health") -> list[str]:
