@@ -266,7 +266,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         name="mlserver",
         title="MLServer",
         distribution="mlserver",
-        oldest="1.7",
+        oldest="1.6",
         hooks=(
             ("mlserver.handlers.dataplane", "hook_data_plane"),
             ("mlserver.rest.endpoints", "hook_endpoints"),
