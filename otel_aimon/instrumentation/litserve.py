@@ -244,7 +244,7 @@ def _observe_response(books: Books, original: Any) -> Any:
     return put_response
 
 
-def _respond(books: Books, uid: str, data: Any, status: Any, response_type: Any) -> None:
+def _respond(books: Books, uid: Any, data: Any, status: Any, response_type: Any) -> None:
     from litserve.utils import LitAPIStatus, LoopResponseType
 
     inference = books.running.get(uid)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HEADERS: ContextVar[Iterable[tuple[bytes, bytes]]] = ContextVar("otel-aimon-litserve-headers", default=())
 """Headers of the HTTP request that runs in this context."""
 
-_SUBMITTED: ContextVar[str | None] = ContextVar("otel-aimon-litserve-submitted", default=None)
+_SUBMITTED: ContextVar[Any] = ContextVar("otel-aimon-litserve-submitted", default=None)
 """LitServe's id of the request that was submitted last in this context."""
 
 _LEAVERS = "_otel_aimon_leavers"
@@ -85,18 +85,18 @@ class Leavers:
     def __init__(self) -> None:
         self._ids = RawArray("c", self._PLACES * self._BYTES)
 
-    def add(self, uid: str) -> None:
+    def add(self, uid: Any) -> None:
         """Note that the client of a request has left."""
         place, name = self._place(uid)
         self._ids[place] = name
 
-    def holds(self, uid: str) -> bool:
+    def holds(self, uid: Any) -> bool:
         """Whether the client of a request has left."""
         place, name = self._place(uid)
         return bool(self._ids[place] == name)
 
-    def _place(self, uid: str) -> tuple[slice, bytes]:
-        number = uuid.UUID(uid)
+    def _place(self, uid: Any) -> tuple[slice, bytes]:
+        number = uuid.UUID(str(uid))
         start = number.int % self._PLACES * self._BYTES
         return slice(start, start + self._BYTES), number.bytes
 
@@ -139,7 +139,7 @@ def _watch_stream(server: Any, response: Any) -> None:
         response.body_iterator = _watched(response.body_iterator, uid, leavers)
 
 
-async def _watched(body: Any, uid: str, leavers: Leavers) -> Any:
+async def _watched(body: Any, uid: Any, leavers: Leavers) -> Any:
     left = True
     try:
         async for item in body:

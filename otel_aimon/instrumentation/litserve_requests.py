@@ -39,11 +39,11 @@ class Books:
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        self.running: dict[str, Inference] = {}
+        self.running: dict[Any, Inference] = {}
         self.leavers: Leavers | None = None
-        self._entered: tuple[list[str], Token[Context]] | None = None
+        self._entered: tuple[list[Any], Token[Context]] | None = None
 
-    def take(self, lit_api: Any, request: Any) -> str | None:
+    def take(self, lit_api: Any, request: Any) -> Any:
         """Start the request that a worker has just taken out of the queue.
 
         Args:
@@ -73,9 +73,9 @@ class Books:
         device = getattr(lit_api, "device", None)
         inference.device = device if isinstance(device, str) else None
         self.running[uid] = inference
-        return str(uid)
+        return uid
 
-    def enter(self, uids: list[str]) -> None:
+    def enter(self, uids: list[Any]) -> None:
         """Work on a batch from now on, on this thread, until the last of its requests has ended."""
         self.leave()
         batch = [self.running[uid] for uid in uids if uid in self.running]
@@ -92,7 +92,7 @@ class Books:
             if (lost := self.running.pop(uid, None)) is not None:
                 lost.cancel()
 
-    def answered(self, uid: str) -> Inference | None:
+    def answered(self, uid: Any) -> Inference | None:
         """The request that has its last response now; the caller ends it."""
         inference = self.running.pop(uid, None)
         if self._entered is not None and not self.running.keys() & self._entered[0]:

@@ -131,6 +131,33 @@ def test_continuous_batching() -> None:
     assert [seen(span) for span in server.spans] == [request("Stepwise", first=True)] * 4
 
 
+def test_requests_of_the_openai_spec_are_chats() -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "the secret payload"}]}
+    with litserve("talk") as server:
+        for stream in (False, True):
+            assert server.post("v1/chat/completions", body | {"stream": stream}).status_code == 200
+
+    for span in server.requests():
+        name, kind, status, attributes = seen(span)
+        assert (name, kind, status) == ("chat Talk", 1, 0)
+        assert attributes == {
+            "aimon.framework": "litserve",
+            "aimon.operation": "chat",
+            "aimon.model.name": "Talk",
+            "aimon.device": "cpu",
+            "aimon.queue.duration": True,
+            "aimon.time_to_first_token": True,
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "litserve",
+            "gen_ai.request.model": "Talk",
+        }
+        assert server.callers(span) == CALLER
+    assert len(server.requests()) == 2
+    assert [seen(span) for span in server.models()] == [classified()] * 6
+    assert server.points("aimon.inference.duration") == {("litserve", "Talk", "chat"): 2}
+    assert "secret" not in repr([span for span in server.received.spans if span.scope == "otel_aimon"])
+
+
 def test_errors() -> None:
     with litserve("alone", "batched", "streamed") as server:
         statuses = [

@@ -56,6 +56,19 @@ class Streamed(Served):
             yield {"y": each}
 
 
+class Talk(Served):
+    def decode_request(self, request):
+        return request
+
+    def predict(self, x):
+        for row in range(3):
+            yield str(int(self.model.predict([[row]])[0]))
+
+    def encode_response(self, output):
+        for each in output:
+            yield {"role": "assistant", "content": each}
+
+
 class Together(Served):
     async def predict(self, x):
         return int(self.model.predict([[x]])[0])
@@ -98,6 +111,7 @@ if __name__ == "__main__":
         "batched": lambda: Batched(max_batch_size=4, batch_timeout=0.5, api_path="/batched"),
         "streamed": lambda: Streamed(stream=True, api_path="/streamed"),
         "together": lambda: Together(enable_async=True, api_path="/together"),
+        "talk": lambda: Talk(spec=ls.OpenAISpec()),
         "stepwise": lambda: Stepwise(
             stream=True, max_batch_size=4, loop=ContinuousBatchingLoop(), api_path="/stepwise"
         ),
