@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import nox
 
@@ -146,6 +147,33 @@ def clients(session: nox.Session, versions: str) -> None:
     session.install("--editable", ".")
     names = ("openai", "anthropic", "ollama", "litellm", "huggingface_hub")
     _pytest(session, *(f"tests/frameworks/test_{name}.py" for name in names), "tests/e2e/test_clients.py")
+
+
+SERVERS = {
+    "mlserver-newest": ("mlserver==1.7.1", "uvloop<0.22"),
+    "mlserver-oldest": ("mlserver==1.6.1", "uvloop<0.22"),
+    "kserve-newest": ("kserve==0.21.0",),
+    "kserve-oldest": ("kserve==0.16.0",),
+    "ray_serve-newest": ("ray[serve]==2.60.0",),
+    "ray_serve-oldest": ("ray[serve]==2.49.2", "protobuf<7"),
+    "bentoml-newest": ("bentoml==1.4.39",),
+    "bentoml-oldest": ("bentoml==1.4.0", "setuptools<81"),
+    "litserve-newest": ("litserve==0.2.19",),
+    "litserve-oldest": ("litserve==0.2.15", "fastapi==0.115.12"),
+}
+
+
+@nox.session
+@nox.parametrize("server", list(SERVERS))
+def servers(session: nox.Session, server: str) -> None:
+    """Model servers, each in an environment of its own: they pin what the others need newer."""
+    http = ("opentelemetry-instrumentation-fastapi>=0.66b0", "opentelemetry-instrumentation-asgi>=0.66b0")
+    session.install(*TESTS, "scikit-learn>=1.4", *http, *SERVERS[server])
+    session.install("--editable", ".")
+    name = server.partition("-")[0]
+    tests = (f"tests/frameworks/test_{name}.py", f"tests/e2e/test_{name}.py")
+    here = (test for test in tests if Path(test).exists())
+    _pytest(session, "tests/frameworks/test_model_servers.py", *here)
 
 
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])

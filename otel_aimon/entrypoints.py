@@ -230,6 +230,41 @@ class HuggingfaceHubInstrumentor(FrameworkInstrumentor):
     framework = "huggingface_hub"
 
 
+class LitserveInstrumentor(FrameworkInstrumentor):
+    """LitServe."""
+
+    entry_point = "aimon_litserve"
+    framework = "litserve"
+
+
+class BentomlInstrumentor(FrameworkInstrumentor):
+    """BentoML."""
+
+    entry_point = "aimon_bentoml"
+    framework = "bentoml"
+
+
+class RayServeInstrumentor(FrameworkInstrumentor):
+    """Ray Serve."""
+
+    entry_point = "aimon_ray_serve"
+    framework = "ray_serve"
+
+
+class KserveInstrumentor(FrameworkInstrumentor):
+    """KServe."""
+
+    entry_point = "aimon_kserve"
+    framework = "kserve"
+
+
+class MlserverInstrumentor(FrameworkInstrumentor):
+    """MLServer."""
+
+    entry_point = "aimon_mlserver"
+    framework = "mlserver"
+
+
 FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
     cls.framework: cls
     for cls in (
@@ -254,5 +289,10 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         OllamaInstrumentor,
         LitellmInstrumentor,
         HuggingfaceHubInstrumentor,
+        LitserveInstrumentor,
+        BentomlInstrumentor,
+        RayServeInstrumentor,
+        KserveInstrumentor,
+        MlserverInstrumentor,
     )
 }

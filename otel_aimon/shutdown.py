@@ -1,12 +1,15 @@
 """Flushes where a server ends its process without exit handlers, so that its last requests arrive.
 
 OpenTelemetry flushes when the interpreter exits. uvicorn, once it has stopped serving, lets the signal that
-stopped it end the process, which never comes that far.
+stopped it end the process, which never comes that far. Worker processes of model servers are ended by a signal
+in the middle of whatever they do.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -65,3 +68,26 @@ def flush_in_time(runtime: Runtime) -> None:
     flushing = threading.Thread(target=guarded, args=(flush,), name="aimon-flush", daemon=True)
     flushing.start()
     flushing.join(_MOST_SECONDS)
+
+
+def flush_when_terminated(current: Callable[[], Runtime | None]) -> None:
+    """Flush everything when SIGTERM ends this process, unless the program has a handler of its own for it.
+
+    For processes that nothing but a signal ever ends; the signal ends them all the same.
+
+    Args:
+        current: Gives the runtime that is alive then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    def end(number: int, _frame: Any) -> None:
+        runtime = current()
+        if runtime is not None:
+            flush_in_time(runtime)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)

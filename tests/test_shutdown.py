@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -91,3 +94,40 @@ def test_streams_dropped_in_reference_cycles_are_cancelled_by_then(
             gc.enable()
         assert [span["attributes"]["error.type"] for span in telemetry.spans()] == ["cancelled"]
         assert telemetry.counts() == {("manual", "m", "chat", "cancelled"): 1}
+
+
+TERMINATED = """
+import os, signal, sys
+from otel_aimon import shutdown
+
+class Running:
+    def force_flush(self, *, providers):
+        print("flushed", providers, flush=True)
+
+{before}
+shutdown.flush_when_terminated(lambda: Running())
+os.kill(os.getpid(), signal.SIGTERM)
+print("goes on")
+"""
+
+
+def terminated(before: str = "") -> tuple[int, str]:
+    code = TERMINATED.format(before=before)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+def test_a_process_that_a_signal_ends_is_flushed_and_ends() -> None:
+    assert terminated() == (-signal.SIGTERM, "flushed True\n")
+
+
+def test_a_programs_own_handler_of_the_signal_is_left_to_it() -> None:
+    assert terminated("signal.signal(signal.SIGTERM, signal.SIG_IGN)") == (0, "goes on\n")
+
+
+def test_only_the_main_thread_handles_signals() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=shutdown.flush_when_terminated, args=(runtime.current,))
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is before

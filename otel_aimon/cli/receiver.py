@@ -40,6 +40,7 @@ class Span:
     status: int
     scope: str
     resource: dict[str, Any]
+    links: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -267,6 +268,7 @@ def _read_spans(request: Any, received: Received) -> None:
                     span.status.code,
                     scope_spans.scope.name,
                     resource,
+                    tuple(link.span_id.hex() for link in span.links),
                 )
                 for span in scope_spans.spans
             )

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -68,39 +69,54 @@ def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str
 
 @contextlib.contextmanager
 def serving(
-    *arguments: str, env: dict[str, str], port: int, stop: signal.Signals = signal.SIGTERM, workers: int = 1
+    *arguments: str,
+    env: dict[str, str],
+    port: int,
+    stop: signal.Signals = signal.SIGTERM,
+    workers: int = 1,
+    health: str = "/health",
+    seconds: float = SECONDS,
 ) -> Iterator[Any]:
     """A server, from when all its workers answer to when it has ended.
 
     gunicorn forgets to end a worker that is just starting.
     """
-    process = subprocess.Popen(
-        command(*arguments), env=env, cwd=APPS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        seen: set[str] = set()
+    # Into a file: a pipe that nobody reads is full after a while, and holds up a server that logs.
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command(*arguments), env=env, cwd=APPS, stdout=output, stderr=subprocess.STDOUT, text=True
+        )
 
-        def all_answer() -> bool:
-            seen.update(answering(port))
-            return len(seen) >= workers
+        def written() -> str:
+            output.seek(0)
+            return output.read()
 
-        wait_until(lambda: process.poll() is not None or all_answer(), f"{workers} workers answer")
-        assert process.poll() is None, process.communicate()[0]
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(stop)
         try:
-            process.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
+            seen: set[str] = set()
+
+            def all_answer() -> bool:
+                seen.update(answering(port, health))
+                return len(seen) >= workers
+
+            wait_until(
+                lambda: process.poll() is not None or all_answer(), f"{workers} workers answer", seconds
+            )
+            assert process.poll() is None, written()
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(stop)
+            try:
+                process.wait(timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
 
 
-def answering(port: int) -> list[str]:
+def answering(port: int, health: str = "/health") -> list[str]:
     """The process that gives its health, if one does."""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        status, body = ask(port, "/health")
+        status, body = ask(port, health)
         return [body] if status == 200 else []
     return []
 

@@ -1,0 +1,46 @@
+"""KServe: one request per call of a model, over REST and gRPC, in the process that has the model.
+
+All protocols come together in ``Model.__call__``: pre-processing, prediction or explanation, post-processing.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import get_current
+
+from otel_aimon.core.call import observed_async
+from otel_aimon.core.layers import Layer
+
+if TYPE_CHECKING:
+    from otel_aimon.core.inference import Inference
+    from otel_aimon.core.recorder import Recorder
+    from otel_aimon.instrumentation.hooks import Hooks
+
+FRAMEWORK = "kserve"
+
+_OPERATIONS = {"EXPLAIN": "explain", "PREDICT": "predict"}
+
+
+def hook_models(hooks: Hooks, module: Any) -> None:
+    """Hook the parent of all models.
+
+    Args:
+        hooks: Of KServe.
+        module: ``kserve.model``.
+    """
+    begin = functools.partial(_begin, hooks.recorder)
+    make = functools.partial(observed_async, begin=begin)
+    hooks.wrap(module.Model, "__call__", make, ("headers", "verb"))
+
+
+def _begin(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
+    known = dict(zip(("self", "body", "headers", "verb"), args, strict=False)) | kwargs
+    current = get_current()
+    if not trace.get_current_span(current).get_span_context().is_valid:
+        current = propagate.extract(known.get("headers") or {}, current)
+    operation = _OPERATIONS.get(getattr(known.get("verb"), "name", "PREDICT"), "predict")
+    series = recorder.series(FRAMEWORK, operation, known["self"].name)
+    return recorder.start(series, Layer.REQUEST, current)
