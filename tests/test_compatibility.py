@@ -19,6 +19,8 @@ from tests.support.compatibility import Results, framework_of
         ("tests/frameworks/test_transformers_generate.py::TestX::test_y[1]", "transformers"),
         ("tests/frameworks/test_sentence_transformers.py::test_x", "sentence_transformers"),
         ("tests/frameworks/test_together.py::test_x", None),
+        ("tests/e2e/test_kserve.py::test_x", "kserve"),
+        ("tests/e2e/test_processes.py::test_x", None),
         ("tests/core/test_spacy.py::test_x", None),
     ],
 )

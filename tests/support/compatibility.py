@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import sys
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 
 from otel_aimon.instrumentation.registry import FRAMEWORKS
 
-PREFIX = "tests/frameworks/test_"
+PREFIXES = ("tests/frameworks/test_", "tests/e2e/test_")
+"""A server is another process, so that all of its tests may be end to end."""
 
 
 class Results:
@@ -46,15 +49,19 @@ class Results:
 
 def framework_of(nodeid: str) -> str | None:
     """The framework that a test is about; the longest name that fits."""
-    if not nodeid.startswith(PREFIX):
+    prefix = next(filter(nodeid.startswith, PREFIXES), None)
+    if prefix is None:
         return None
-    module = nodeid.removeprefix(PREFIX)
+    module = nodeid.removeprefix(prefix)
     names = [each.name for each in FRAMEWORKS if module.startswith((f"{each.name}.", f"{each.name}_"))]
     return max(names, key=len, default=None)
 
 
 def version_of(framework: str) -> str | None:
-    """That of the module which was imported: distributions of one module have several names."""
-    hooked = next(each for each in FRAMEWORKS if each.name == framework).hooks[0][0]
-    version = getattr(sys.modules.get(hooked.split(".")[0]), "__version__", None)
+    """That of the module which was imported, as distributions of one module have several names; else of the distribution."""
+    found = next(each for each in FRAMEWORKS if each.name == framework)
+    version = getattr(sys.modules.get(found.hooks[0][0].split(".")[0]), "__version__", None)
+    if version is None:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            version = metadata.version(found.distribution)
     return None if version is None else str(version).split("+")[0]
