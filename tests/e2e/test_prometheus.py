@@ -105,7 +105,7 @@ def test_names_labels_and_values(tmp_path: Path) -> None:
         wait_until(lambda: query(port, "aimon_inference_duration_seconds_count"), "the metrics are there")
         everything = query(port, '{__name__=~"(aimon|gen_ai|process|container|system|hw)_.*"}')
         count = query(port, 'aimon_inference_duration_seconds_count{aimon_model_name="m"}')
-        tokens = query(port, 'aimon_inference_tokens_total{gen_ai_token_type="output"}')
+        tokens = query(port, 'aimon_inference_tokens_total{gen_ai_token_type="output",aimon_model_name="m"}')
 
     assert {each["metric"].get("error_type"): each["value"][1] for each in count} == {
         None: "5",
