@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -24,7 +25,7 @@ _parents_connections: list[Any] = []
 _paused = threading.local()
 """The locks that a thread holds while it forks."""
 
-_MOST_SECONDS = 1.0
+_MOST_SECONDS = 3.0
 """A backend that does not answer holds up a fork for no longer than this."""
 
 
@@ -64,21 +65,22 @@ def register(current: Callable[[], Runtime | None]) -> None:
 
 def _pause(runtime: Runtime) -> None:
     _paused.locks = []
+    deadline = time.monotonic() + _MOST_SECONDS
     for part, exporter in exporting_parts(runtime.providers):
         if "grpc" in type(exporter).__module__:
-            _wait_for_export(part)
+            _wait_for_export(part, max(0.0, deadline - time.monotonic()))
     runtime.resources.before_fork()
     runtime.pipeline.before_fork()
 
 
-def _wait_for_export(part: Any) -> None:
+def _wait_for_export(part: Any, seconds: float) -> None:
     """Hold the next export back until the process has forked.
 
     With a thread inside of gRPC at the moment of the fork, the child can never use gRPC: its first
-    export hangs.
+    export hangs, or gRPC aborts the process.
     """
     lock = find(part, "_batch_processor", "_export_lock") or find(part, "_export_lock")
-    if lock is not None and lock.acquire(timeout=_MOST_SECONDS):
+    if lock is not None and lock.acquire(timeout=seconds):
         _paused.locks.append(lock)
 
 

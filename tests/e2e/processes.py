@@ -111,6 +111,9 @@ def serving(
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
+            finally:
+                # Shown with a test that fails.
+                print(written())
 
 
 def answering(port: int, health: str = "/health") -> list[str]:

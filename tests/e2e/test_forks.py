@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
+import time
 from collections import defaultdict
 from typing import Any
 
@@ -84,6 +85,30 @@ def test_forks_while_another_thread_exports(protocol: str) -> None:
     children = [point.count for point in points if point.attributes["aimon.model.name"] == "child"]
     assert children == [1] * 5
     assert counts_by_process(receiver) == spans_by_process(receiver)
+
+
+class SlowToAnswer(Receiver):
+    """A receiver that takes its time over one export of metrics, of a parent that is about to fork."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exports_of_metrics = 0
+
+    def _take(self, service: Any, request: Any) -> None:
+        if "Metrics" in type(request).__name__:
+            self.exports_of_metrics += 1
+            if self.exports_of_metrics == 2:
+                time.sleep(1.5)
+        super()._take(service, request)
+
+
+def test_a_fork_waits_for_an_export_over_grpc() -> None:
+    with SlowToAnswer() as receiver:
+        done = run("python", "fork_between_exports.py", env=environment(receiver.grpc_endpoint, "grpc"))
+
+    assert done.stderr == ""
+    assert sum(counts_by_process(receiver).values()) == sum(spans_by_process(receiver).values())
+    assert len(counts_by_process(receiver)) == 6
 
 
 def test_a_fork_while_an_export_hangs() -> None:
