@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
+# A shell starts a job in the background with interrupts ignored; servers that the tests stop by one would
+# inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["OTEL_AIMON_TEST_RERAISE"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
