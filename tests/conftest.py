@@ -14,10 +14,27 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.compatibility import Results
 from tests.support.telemetry import Telemetry
+
+RESULTS = Results()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count each test once: its call, or what kept it from being called."""
+    if report.when == "call" or (report.when == "setup" and report.outcome != "passed"):
+        RESULTS.add(report.nodeid, report.outcome)
+
+
+def pytest_sessionfinish() -> None:
+    """Record the results where that is asked for: ``AIMON_COMPATIBILITY=docs/compatibility.json``."""
+    file = os.environ.get("AIMON_COMPATIBILITY")
+    if file:
+        RESULTS.record(Path(file))
 
 
 @pytest.fixture
