@@ -174,6 +174,13 @@ class Ctranslate2Instrumentor(FrameworkInstrumentor):
     framework = "ctranslate2"
 
 
+class LlamaCppInstrumentor(FrameworkInstrumentor):
+    """llama-cpp-python."""
+
+    entry_point = "aimon_llama_cpp"
+    framework = "llama_cpp"
+
+
 class FasterWhisperInstrumentor(FrameworkInstrumentor):
     """faster-whisper."""
 
@@ -281,6 +288,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         KerasInstrumentor,
         JaxInstrumentor,
         Ctranslate2Instrumentor,
+        LlamaCppInstrumentor,
         FasterWhisperInstrumentor,
         OpenvinoInstrumentor,
         VllmInstrumentor,

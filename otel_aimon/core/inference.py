@@ -204,16 +204,20 @@ class Inference:
         """End it as cancelled: nobody wanted the rest."""
         self.fail_as(semconv.ERROR_TYPE_CANCELLED)
 
-    def abandon(self) -> None:
-        """End it as cancelled from a finaliser.
+    def abandon(self, *, cancelled: bool = True) -> None:
+        """End it from a finaliser, as cancelled as a rule.
 
         A finaliser may run in the middle of anything, inside the SDK's locks too, so this takes
         no lock and calls no SDK: the pipeline thread ends the span.
+
+        Args:
+            cancelled: That it goes before its end; not where going is the only end that it has.
         """
         try:
             if not self._claim_end():
                 return
-            self.error_type = semconv.ERROR_TYPE_CANCELLED
+            if cancelled:
+                self.error_type = semconv.ERROR_TYPE_CANCELLED
             self.deferred = True
             self.recorder.queue.append(self)
         except Exception as error:

@@ -188,7 +188,11 @@ def _left_to_the_outer(_generator: Any) -> None:
 
 
 def observed_generator(
-    generator: Generator[Any, Any, Any], inference: Inference, on_item: OnItem | None = None
+    generator: Generator[Any, Any, Any],
+    inference: Inference,
+    on_item: OnItem | None = None,
+    *,
+    chunks: bool = True,
 ) -> Generator[Any, Any, Any]:
     """Go on with an inference that is running already, while ``generator`` is iterated.
 
@@ -196,9 +200,10 @@ def observed_generator(
         generator: What the call that started the inference returned.
         inference: Cancelled when the result is dropped, also before its first step.
         on_item: Reads each item.
+        chunks: As in :func:`observed_generator_function`.
     """
     result: Generator[Any, Any, Any] = observed_generator_function(
-        lambda: generator, lambda: inference, on_item
+        lambda: generator, lambda: inference, on_item, chunks=chunks
     )()
     _name_as(result, generator)
     abandon_with(result, inference)

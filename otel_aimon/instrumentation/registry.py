@@ -170,6 +170,15 @@ FRAMEWORKS: tuple[Framework, ...] = (
         layer="pipeline, generate, model",
     ),
     Framework(
+        name="llama_cpp",
+        title="llama-cpp-python",
+        distribution="llama-cpp-python",
+        oldest="0.3.0",
+        hooks=(("llama_cpp.llama", "hook_models"),),
+        records="each completion, chat and embedding, also streamed; `generate` used alone",
+        layer="generate, model",
+    ),
+    Framework(
         name="faster_whisper",
         title="faster-whisper",
         distribution="faster-whisper",
