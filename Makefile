@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev-installed
 DEMO := $(VENV)/.demo-installed
 NOX := $(BIN)/nox --non-interactive
 
-.PHONY: venv demo test test-fast test-frameworks test-vllm test-tensorflow test-servers lint bench docs clean
+.PHONY: venv demo test test-fast test-frameworks test-vllm test-tensorflow test-servers test-llamacpp lint bench docs clean
 .DELETE_ON_ERROR:
 
 venv: $(DEV)
@@ -50,6 +50,10 @@ test-tensorflow: $(DEV)
 # Apart from the others: each server pins what another needs newer.
 test-servers: $(DEV)
 	$(NOX) --session servers
+
+# Apart from the others: it builds llama.cpp, which takes minutes and a compiler.
+test-llamacpp: $(DEV)
+	$(NOX) --session llamacpp
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -176,6 +176,22 @@ def servers(session: nox.Session, server: str) -> None:
     _pytest(session, "tests/frameworks/test_model_servers.py", *here)
 
 
+LLAMACPP = {"newest": "llama-cpp-python[server]==0.3.36", "oldest": "llama-cpp-python==0.3.0"}
+
+
+@nox.session
+@nox.parametrize("versions", list(LLAMACPP))
+def llamacpp(session: nox.Session, versions: str) -> None:
+    """llama-cpp-python, which is built here: only the library, and none of its tools."""
+    parts = ("MTMD_BUILD", "LLAVA_BUILD", "LLAMA_BUILD_COMMON", "LLAMA_BUILD_TOOLS")
+    session.env["CMAKE_ARGS"] = " ".join(f"-D{part}=OFF" for part in parts)
+    http = ("opentelemetry-instrumentation-fastapi>=0.66b0", "opentelemetry-instrumentation-asgi>=0.66b0")
+    session.install(*TESTS, *http, "gguf>=0.17", LLAMACPP[versions])
+    session.install("--editable", ".")
+    tests = ("tests/frameworks/test_llama_cpp.py", "tests/e2e/test_llama_cpp.py")
+    _pytest(session, *tests, "tests/e2e/test_native_runtimes.py", "-k", "llama_cpp or openai_server")
+
+
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def fast(session: nox.Session) -> None:
     """Tests without frameworks, on every supported Python."""

@@ -1,4 +1,4 @@
-"""CTranslate2, faster-whisper and OpenVINO in a process of their own: whole telemetry, good and bad."""
+"""CTranslate2, faster-whisper, OpenVINO and llama.cpp in a process of their own: whole telemetry, good and bad."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from otel_aimon import semconv
 from otel_aimon.cli.receiver import Receiver
 from tests.e2e.processes import environment, our_spans, run
 
@@ -62,7 +63,7 @@ def span(
     **more: Any,
 ) -> tuple[Any, ...]:
     """A whole span: name, kind, parent, status, attributes."""
-    gen_ai = "text_completion" if operation in {"text_completion", "translation"} else None
+    gen_ai = "text_completion" if operation == "translation" else operation
     attributes: dict[str, Any] = {
         "aimon.framework": framework,
         "aimon.operation": operation,
@@ -70,7 +71,7 @@ def span(
         "aimon.device": "cpu",
         **{_SHORT[key]: value for key, value in more.items()},
     }
-    if gen_ai:
+    if gen_ai in semconv.GEN_AI_OPERATIONS:
         attributes |= {
             "gen_ai.operation.name": gen_ai,
             "gen_ai.provider.name": framework,
@@ -79,13 +80,14 @@ def span(
     if error:
         attributes["error.type"] = error
     status = 2 if error and error != "cancelled" else 0
-    return f"{gen_ai or operation} {model}", 1, parent, status, attributes
+    return f"{gen_ai} {model}", 1, parent, status, attributes
 
 
 _SHORT: Mapping[str, str] = {
     "batch": "aimon.batch.size",
     "input": "gen_ai.usage.input_tokens",
     "output": "gen_ai.usage.output_tokens",
+    "reasons": "gen_ai.response.finish_reasons",
     "ttft": "aimon.time_to_first_token",
     "seconds": "aimon.audio.duration",
     "speed": "aimon.audio.speed",
@@ -179,6 +181,53 @@ def test_faster_whisper(tmp_path: Path) -> None:
         (*series, "input"): 6,
         (*series, "output"): 3 * output,
     }
+
+
+def test_llama_cpp(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    tiny = importlib.import_module("tests.support.tiny_gguf")
+    tiny.save(tmp_path / "model.gguf")
+    served = Served("llama_cpp", tmp_path)
+
+    def asked(operation: str = "text_completion", **known: Any) -> tuple[Any, ...]:
+        return span("llama_cpp", operation, tiny.NAME, **known)
+
+    whole = asked(batch=1, input=7, output=6, reasons=("length",), ttft=True)
+    chat = next(each for each in served.spans if each[0] == f"chat {tiny.NAME}")
+    prompt = chat[4]["gen_ai.usage.input_tokens"]
+    assert prompt > 7
+    assert served.stderr == ""
+    assert served.spans == [
+        whole,
+        whole,
+        asked("chat", batch=1, input=prompt, output=2, reasons=("length",), ttft=True),
+        asked(batch=1, input=7, output=1, ttft=True, error="cancelled"),
+        asked(batch=1, error="ValueError"),
+        asked("embeddings", batch=2, input=6),
+    ]
+    text, chatted, embedded = (
+        ("llama_cpp", tiny.NAME, operation) for operation in ("text_completion", "chat", "embeddings")
+    )
+    assert served.values("aimon.inference.duration") == {
+        text: 2,
+        (*text, "cancelled"): 1,
+        (*text, "ValueError"): 1,
+        chatted: 1,
+        embedded: 1,
+    }
+    assert served.values("aimon.inference.batch.size", "total") == {text: 4, chatted: 1, embedded: 2}
+    assert served.values("aimon.inference.tokens", "value") == {
+        (*text, "input"): 21,
+        (*text, "output"): 13,
+        (*chatted, "input"): prompt,
+        (*chatted, "output"): 2,
+        (*embedded, "input"): 6,
+    }
+    for metric in ("time_to_first_token", "time_per_output_token"):
+        assert served.values(f"gen_ai.server.{metric}") == {
+            ("text_completion", "llama_cpp", tiny.NAME): 2,
+            ("chat", "llama_cpp", tiny.NAME): 1,
+        }
 
 
 def test_openvino(tmp_path: Path) -> None:

@@ -84,4 +84,22 @@ def openvino(_folder):
     assert sorted(seen) == [0, 1, 2, 3, 4], seen
 
 
+def llama_cpp(folder):
+    from llama_cpp import Llama
+
+    options = {"n_ctx": 256, "n_threads": 1, "verbose": False}
+    model = Llama(str(folder / "model.gguf"), **options)
+    # Bytes that are letters, so that each token is text of its own.
+    plain = {"logit_bias": {70: 100.0}, "temperature": 0}
+    model("hello", max_tokens=6, **plain)
+    list(model("hello", max_tokens=6, stream=True, **plain))
+    model.create_chat_completion([{"role": "user", "content": "hi"}], max_tokens=2, **plain)
+    stream = model("hello", max_tokens=200, stream=True, **plain)
+    next(stream)
+    stream.close()
+    with contextlib.suppress(ValueError):
+        model("x" * 600)
+    Llama(str(folder / "model.gguf"), embedding=True, **options).create_embedding(["a", "b"])
+
+
 globals()[sys.argv[1]](Path(sys.argv[2]))
