@@ -37,7 +37,7 @@ test-fast: $(DEV)
 	$(BIN)/coverage run -m pytest tests --ignore=tests/frameworks --ignore=tests/e2e --ignore=tests/cli
 
 test-frameworks: $(DEV)
-	$(NOX) --session frameworks oldest clients
+	$(NOX) --session frameworks oldest genai clients
 
 # Apart from the others: three gigabytes, and minutes of starting engines.
 test-vllm: $(DEV)

@@ -35,6 +35,7 @@ NEWEST = (
     "faster-whisper==1.2.1",
     "openvino==2026.4.1",
     "onnxruntime==1.31.1",
+    "onnxruntime-genai==0.18.0",
     "onnx==1.23.2",
     "gunicorn>=23",
     "uvicorn>=0.30",
@@ -90,6 +91,15 @@ def oldest(session: nox.Session) -> None:
     session.install(*TESTS, *OLDEST)
     session.install("--editable", ".")
     _pytest(session, "tests/frameworks")
+
+
+@nox.session
+def genai(session: nox.Session) -> None:
+    """Oldest onnxruntime-genai, which needs a newer ONNX Runtime than the oldest."""
+    session.install(*TESTS, "onnxruntime-genai==0.6.0", "onnxruntime==1.20.1", "onnx==1.23.2")
+    session.install("--editable", ".")
+    tests = ("tests/frameworks/test_onnxruntime_genai.py", "tests/e2e/test_native_runtimes.py")
+    _pytest(session, *tests, "-k", "genai")
 
 
 @nox.session

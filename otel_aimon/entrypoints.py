@@ -174,6 +174,13 @@ class Ctranslate2Instrumentor(FrameworkInstrumentor):
     framework = "ctranslate2"
 
 
+class OnnxruntimeGenaiInstrumentor(FrameworkInstrumentor):
+    """ONNX Runtime generate()."""
+
+    entry_point = "aimon_onnxruntime_genai"
+    framework = "onnxruntime_genai"
+
+
 class LlamaCppInstrumentor(FrameworkInstrumentor):
     """llama-cpp-python."""
 
@@ -288,6 +295,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         KerasInstrumentor,
         JaxInstrumentor,
         Ctranslate2Instrumentor,
+        OnnxruntimeGenaiInstrumentor,
         LlamaCppInstrumentor,
         FasterWhisperInstrumentor,
         OpenvinoInstrumentor,

@@ -170,6 +170,15 @@ FRAMEWORKS: tuple[Framework, ...] = (
         layer="pipeline, generate, model",
     ),
     Framework(
+        name="onnxruntime_genai",
+        title="ONNX Runtime generate()",
+        distribution="onnxruntime-genai",
+        oldest="0.6",
+        hooks=(("onnxruntime_genai", "hook_generators"),),
+        records="each turn of a `Generator`, from its prompt to its last token",
+        layer="generate",
+    ),
+    Framework(
         name="llama_cpp",
         title="llama-cpp-python",
         distribution="llama-cpp-python",

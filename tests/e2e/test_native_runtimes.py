@@ -1,4 +1,4 @@
-"""CTranslate2, faster-whisper, OpenVINO and llama.cpp in a process of their own: whole telemetry, good and bad."""
+"""CTranslate2, faster-whisper, OpenVINO, onnxruntime-genai and llama.cpp in a process of their own: whole telemetry, good and bad."""
 
 from __future__ import annotations
 
@@ -181,6 +181,35 @@ def test_faster_whisper(tmp_path: Path) -> None:
         (*series, "input"): 6,
         (*series, "output"): 3 * output,
     }
+
+
+def test_onnxruntime_genai(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime_genai")
+    tiny = importlib.import_module("tests.support.tiny_genai")
+    served = Served("onnxruntime_genai", tiny.save(tmp_path / "counting"))
+
+    def generated(**known: Any) -> tuple[Any, ...]:
+        return span("onnxruntime_genai", "text_completion", "counting", **known)
+
+    assert "Traceback" not in served.stderr
+    assert served.spans == [
+        generated(batch=1, input=2, output=4, ttft=True),
+        generated(batch=2, ttft=True),
+        generated(batch=1, input=2, output=1, ttft=True, error="cancelled"),
+        generated(batch=1, error="RuntimeError"),
+    ]
+    series = ("onnxruntime_genai", "counting", "text_completion")
+    assert served.values("aimon.inference.duration") == {
+        series: 2,
+        (*series, "cancelled"): 1,
+        (*series, "RuntimeError"): 1,
+    }
+    assert served.values("aimon.inference.batch.size", "total") == {series: 5}
+    assert served.values("aimon.inference.tokens", "value") == {(*series, "input"): 4, (*series, "output"): 5}
+    for metric in ("time_to_first_token", "time_per_output_token"):
+        assert served.values(f"gen_ai.server.{metric}") == {
+            ("text_completion", "onnxruntime_genai", "counting"): 2
+        }
 
 
 def test_llama_cpp(tmp_path: Path) -> None:

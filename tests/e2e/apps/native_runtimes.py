@@ -84,6 +84,29 @@ def openvino(_folder):
     assert sorted(seen) == [0, 1, 2, 3, 4], seen
 
 
+def onnxruntime_genai(folder):
+    import onnxruntime_genai as og
+
+    model = og.Model(str(folder))
+
+    def prompted(ids, **options):
+        params = og.GeneratorParams(model)
+        params.set_search_options(**options)
+        generator = og.Generator(model, params)
+        generator.append_tokens(ids)
+        return generator
+
+    def finish(generator):
+        while not generator.is_done():
+            generator.generate_next_token()
+
+    finish(prompted([1, 2], max_length=6))
+    finish(prompted(np.array([[1, 2], [3, 4]], np.int32), max_length=6, batch_size=2))
+    prompted([1, 2], max_length=6).generate_next_token()  # nobody wants the rest
+    with contextlib.suppress(RuntimeError):
+        prompted([3] * 60, max_length=6)
+
+
 def llama_cpp(folder):
     from llama_cpp import Llama
 
