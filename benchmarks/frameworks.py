@@ -179,8 +179,7 @@ def ctranslate2():
 
     from tests.support import tiny_ct2
 
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = _folder()
     model = ctranslate2.Generator(tiny_ct2.save_llama(Path(folder) / "llama"))
     prompt = [["the", "quick"]]
     constant(ctranslate2.Generator, "generate_batch", lambda: model.generate_batch(prompt, max_length=4))
@@ -205,6 +204,99 @@ def openvino():
     request = openvino.Core().compile_model(tiny_openvino.linear(), "CPU").create_infer_request()
     rows = np.ones((2, 4), np.float32)
     return constant(openvino.InferRequest, "infer", lambda: request.infer([rows]))
+
+
+def onnxruntime_genai():
+    import onnxruntime_genai as og
+
+    from tests.support import tiny_genai
+
+    path = str(tiny_genai.save(Path(_folder()) / "counting"))
+    ids = [1, 2]
+    made = [None]
+
+    def armed():
+        # A model is known from when it is made.
+        model = og.Model(path)
+        made[0] = og.Generator(model, og.GeneratorParams(model))
+
+    def call():
+        made[0].append_tokens(ids)
+        made[0].generate_next_token()
+
+    armed()
+    made[0].append_tokens(ids)
+    constant(og.Generator, "append_tokens", lambda: None)
+    constant(og.Generator, "generate_next_token", lambda: None)
+    constant(og.Generator, "is_done", lambda: True)
+    call.armed = armed
+    return call
+
+
+def llama_cpp():
+    import llama_cpp
+
+    from tests.support import tiny_gguf
+
+    path = tiny_gguf.save(Path(_folder()) / "model.gguf")
+    model = llama_cpp.Llama(str(path), n_ctx=64, n_threads=1, verbose=False)
+    return constant(llama_cpp.Llama, "create_completion", lambda: model.create_completion("hi", max_tokens=2))
+
+
+def diffusers():
+    import torch
+
+    from tests.support import tiny_diffusers
+
+    pipeline = tiny_diffusers.unconditional()
+    with torch.no_grad():
+        return constant(type(pipeline), "__call__", lambda: pipeline(num_inference_steps=1))
+
+
+def openai():
+    from openai import OpenAI, _base_client
+    from openai.resources.chat.completions import Completions
+
+    message = {"role": "assistant", "content": "hi"}
+    answer = {
+        "id": "1", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    }  # fmt: skip
+    client = OpenAI(
+        api_key="none", base_url="http://server/v1", http_client=_answering(_base_client.httpx, answer)
+    )
+    messages = [{"role": "user", "content": "hi"}]
+    return constant(
+        Completions, "create", lambda: client.chat.completions.create(model="m", messages=messages)
+    )
+
+
+def anthropic():
+    from anthropic import Anthropic, _base_client
+    from anthropic.resources.messages import Messages
+
+    answer = {
+        "id": "1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn",
+        "content": [{"type": "text", "text": "hi"}], "usage": {"input_tokens": 1, "output_tokens": 1},
+    }  # fmt: skip
+    client = Anthropic(
+        api_key="none", base_url="http://server", http_client=_answering(_base_client.httpx2, answer)
+    )
+    messages = [{"role": "user", "content": "hi"}]
+    return constant(
+        Messages, "create", lambda: client.messages.create(model="m", max_tokens=1, messages=messages)
+    )
+
+
+def _answering(httpx, answer):
+    return httpx.Client(transport=httpx.MockTransport(lambda _request: httpx.Response(200, json=answer)))
+
+
+def _folder():
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def tensorflow():
@@ -256,6 +348,11 @@ CASES = {
     "spacy": ("spacy", "a pipeline", spacy),
     "ctranslate2": ("ctranslate2", "`Generator.generate_batch`", ctranslate2),
     "openvino": ("openvino", "`InferRequest.infer`", openvino),
+    "onnxruntime_genai": ("onnxruntime_genai", "a turn of one token", onnxruntime_genai),
+    "llama_cpp": ("llama_cpp", "`create_completion`", llama_cpp),
+    "diffusers": ("diffusers", "a pipeline", diffusers),
+    "openai": ("openai", "`chat.completions.create`", openai),
+    "anthropic": ("anthropic", "`messages.create`", anthropic),
     "tensorflow": ("tensorflow", "`ConcreteFunction`", tensorflow),
     "keras": ("keras", "`Model.predict`", keras),
     "jax": ("jax", "`monitor_jax`", jax),
