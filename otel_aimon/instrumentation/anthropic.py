@@ -21,6 +21,8 @@ FRAMEWORK = "anthropic"
 _METHODS = ("create", "parse")
 _REQUEST = "__api_request"
 
+_is_anothers = client.remembered(client.belongs_to_another)
+
 
 def hook_messages(hooks: Hooks, module: Any) -> None:
     """Hook the messages, also those of the beta interface.
@@ -53,7 +55,7 @@ def hook_streams(hooks: Hooks, module: Any) -> None:
 
 def _start(hooks: Hooks, resource: Any, given: Mapping[str, Any]) -> Inference | None:
     api = resource._client
-    if client.belongs_to_another(getattr(type(api), "request", None)):
+    if _is_anothers(getattr(type(api), "request", None)):
         return None
     server = client.server_at(api.base_url, FRAMEWORK)
     return client.start(hooks.recorder, FRAMEWORK, semconv.CHAT, given.get("model"), server)

@@ -85,8 +85,18 @@ def server_at(url: Any, otherwise: str) -> Server:
         url: An ``httpx.URL`` or a text; its path and its query are not read.
         otherwise: The provider, where the host is nobody that we know: whose interface it speaks.
     """
-    if isinstance(url, str):
-        url = urlsplit(url)
+    known = _servers.of(url) if not isinstance(url, str) else None
+    if known is not None:
+        return known
+    server = _server(urlsplit(url) if isinstance(url, str) else url, otherwise)
+    return server if isinstance(url, str) else _servers.learn(url, server)
+
+
+_servers: Known[Server] = Known()
+"""Addresses are objects that do not change, one per client."""
+
+
+def _server(url: Any, otherwise: str) -> Server:
     host = getattr(url, "host", None) or getattr(url, "hostname", None)
     if not isinstance(host, str) or not host:
         return Server(otherwise)
@@ -161,14 +171,18 @@ def read_usage(inference: Inference, usage: Any) -> None:
     if inference.series.generative:
         inference.output_tokens = _first_count(usage, _OUTPUT, inference.output_tokens)
     for name in _DETAILS:
-        cached = count(part(part(usage, name), "cached_tokens"))
+        details = part(usage, name)
+        cached = None if details is None else count(part(details, "cached_tokens"))
         if cached is not None:
             inference.cached_tokens = cached
 
 
 def _first_count(usage: Any, names: tuple[str, ...], otherwise: int | None) -> int | None:
-    found = (count(part(usage, name)) for name in names)
-    return next((tokens for tokens in found if tokens is not None), otherwise)
+    for name in names:
+        tokens = count(part(usage, name))
+        if tokens is not None:
+            return tokens
+    return otherwise
 
 
 def note_model(inference: Inference, model: Any) -> None:
@@ -192,7 +206,20 @@ def detail(inference: Inference, name: str, value: Any) -> None:
 
 def part(whole: Any, name: str) -> Any:
     """A part of an object or of a dictionary; None where it has none."""
-    return whole.get(name) if isinstance(whole, Mapping) else getattr(whole, name, None)
+    if whole is None:
+        return None
+    if isinstance(whole, dict):
+        return whole.get(name)
+    # The fields of Pydantic's models lie here; asking them for what they do not have takes microseconds.
+    fields = getattr(whole, "__dict__", None)
+    if fields is not None and name in fields:
+        return fields[name]
+    if hasattr(type(whole), name):
+        return getattr(whole, name, None)
+    extra = getattr(whole, "__pydantic_extra__", None)
+    if extra is not None:
+        return extra.get(name)
+    return whole.get(name) if isinstance(whole, Mapping) else None
 
 
 def count(value: Any) -> int | None:
@@ -293,11 +320,12 @@ def hook_call(
     def make(original: Any) -> Any:
         names = tuple(inspect.signature(original).parameters)
         inside = belongs_to_another(original)
+        is_anothers = remembered(belongs_to_another)
 
         def begin_unless_another(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
-            if inside or belongs_to_another(vars(owner).get(name)):
+            if inside or is_anothers(vars(owner).get(name)):
                 return None
-            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            given = {**dict(zip(names, args, strict=False)), **kwargs} if len(args) > 1 else kwargs
             return begin(args[0] if args else None, given)
 
         def finish(inference: Inference, _args: Any, _kwargs: Any, result: Any) -> None:
@@ -307,6 +335,21 @@ def hook_call(
         return wrap(original, begin_unless_another, finish, streamed=streams and streams.follow)
 
     hooks.wrap(owner, name, make)
+
+
+def remembered(judge: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Remember the answer about the object that was asked about last, which is nearly always the same."""
+    last: tuple[Any, bool] = (None, judge(None))
+
+    def answer(about: Any) -> bool:
+        nonlocal last
+        known, found = last
+        if known is not about:
+            found = judge(about)
+            last = (about, found)
+        return found
+
+    return answer
 
 
 def belongs_to_another(function: Any) -> bool:

@@ -31,6 +31,7 @@ _OPERATIONS = {
 _METHODS = ("create", "parse")
 
 _streams = client.Streams()
+_is_anothers = client.remembered(client.belongs_to_another)
 
 
 def hook_resources(hooks: Hooks, module: Any) -> None:
@@ -63,7 +64,7 @@ def hook_streams(hooks: Hooks, module: Any) -> None:
 def _start(hooks: Hooks, operation: str, resource: Any, given: Mapping[str, Any]) -> Inference | None:
     api = resource._client
     # OpenInference instruments the method that all requests go through.
-    if client.belongs_to_another(getattr(type(api), "request", None)):
+    if _is_anothers(getattr(type(api), "request", None)):
         return None
     server = client.server_at(api.base_url, FRAMEWORK)
     return client.start(hooks.recorder, FRAMEWORK, operation, given.get("model"), server)
