@@ -188,6 +188,13 @@ class OpenvinoInstrumentor(FrameworkInstrumentor):
     framework = "openvino"
 
 
+class DiffusersInstrumentor(FrameworkInstrumentor):
+    """Diffusers."""
+
+    entry_point = "aimon_diffusers"
+    framework = "diffusers"
+
+
 class VllmInstrumentor(FrameworkInstrumentor):
     """vLLM."""
 
@@ -283,6 +290,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         Ctranslate2Instrumentor,
         FasterWhisperInstrumentor,
         OpenvinoInstrumentor,
+        DiffusersInstrumentor,
         VllmInstrumentor,
         OpenaiInstrumentor,
         AnthropicInstrumentor,

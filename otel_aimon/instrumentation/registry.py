@@ -188,6 +188,18 @@ FRAMEWORKS: tuple[Framework, ...] = (
         layer="model",
     ),
     Framework(
+        name="diffusers",
+        title="Diffusers",
+        distribution="diffusers",
+        oldest="0.29.2",
+        hooks=(
+            ("diffusers.pipelines.pipeline_utils", "hook_pipelines"),
+            ("diffusers.modular_pipelines.modular_pipeline", "hook_modular_pipelines"),
+        ),
+        records="each call of a pipeline, the application's own and modular ones too, with its denoising steps",
+        layer="model",
+    ),
+    Framework(
         name="vllm",
         title="vLLM",
         distribution="vllm",
