@@ -151,6 +151,34 @@ def clients(session: nox.Session, versions: str) -> None:
     _pytest(session, *(f"tests/frameworks/test_{name}.py" for name in names), "tests/e2e/test_clients.py")
 
 
+OPTIMUM = {
+    "newest": (
+        "transformers==4.57.6",
+        "optimum==2.1.0",
+        "optimum-onnx[onnxruntime]==0.1.0",
+        "onnxruntime==1.32.0",
+        "onnx==1.23.2",
+    ),
+    "oldest": (
+        "numpy<2",
+        "transformers==4.55.4",
+        "optimum==2.0.0",
+        "optimum-onnx[onnxruntime]==0.0.3",
+        "onnxruntime==1.18.1",
+        "onnx==1.16.2",
+    ),
+}
+
+
+@nox.session
+@nox.parametrize("versions", list(OPTIMUM))
+def optimum(session: nox.Session, versions: str) -> None:
+    """Optimum, which is not there yet for the newest Transformers."""
+    session.install(*TESTS, TORCH, *OPTIMUM[versions])
+    session.install("--editable", ".")
+    _pytest(session, "tests/frameworks/test_optimum.py", "tests/e2e/test_optimum.py")
+
+
 SERVERS = {
     "mlserver-newest": ("mlserver==1.7.1", "uvloop<0.22"),
     "mlserver-oldest": ("mlserver==1.6.1", "uvloop<0.22"),

@@ -188,6 +188,13 @@ class OpenvinoInstrumentor(FrameworkInstrumentor):
     framework = "openvino"
 
 
+class OptimumInstrumentor(FrameworkInstrumentor):
+    """Optimum."""
+
+    entry_point = "aimon_optimum"
+    framework = "optimum"
+
+
 class DiffusersInstrumentor(FrameworkInstrumentor):
     """Diffusers."""
 
@@ -290,6 +297,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         Ctranslate2Instrumentor,
         FasterWhisperInstrumentor,
         OpenvinoInstrumentor,
+        OptimumInstrumentor,
         DiffusersInstrumentor,
         VllmInstrumentor,
         OpenaiInstrumentor,

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import weakref
 from pathlib import PurePath
 from time import perf_counter_ns
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,12 +26,10 @@ from otel_aimon.core.call import observed, observed_async
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
 from otel_aimon.core.recorder import running_in
-from otel_aimon.instrumentation.classes import pickled_as_original, subclasses
+from otel_aimon.instrumentation.classes import Methods, hook_method
 from otel_aimon.instrumentation.torch_device import device_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.recorder import Recorder
     from otel_aimon.instrumentation.hooks import Hooks
@@ -47,6 +43,9 @@ _SCHEDULER = "scheduler"
 _STEPS = ("step", "step_pred", "step_correct")
 """Methods of schedulers that take a sample one step on."""
 
+_SESSION = "OnnxRuntimeModel"
+"""The models of pipelines whose tensors are copied to the host, wherever the models ran."""
+
 _OUTPUTS = ("images", "videos", "frames", "audio")
 """What the state of a modular pipeline may hold at the end."""
 
@@ -59,7 +58,7 @@ def hook_pipelines(hooks: Hooks, module: Any) -> None:
         module: ``diffusers.pipelines.pipeline_utils``.
     """
     base = module.DiffusionPipeline
-    _hook_calls(hooks, base)
+    hook_method(hooks, base, "__call__", functools.partial(_observe_call, _Calls(hooks, base)))
     hooks.wrap(base, "progress_bar", _observe_progress_bar)
 
 
@@ -70,78 +69,9 @@ def hook_modular_pipelines(hooks: Hooks, module: Any) -> None:
         hooks: Of Diffusers.
         module: ``diffusers.modular_pipelines.modular_pipeline``.
     """
-    _hook_calls(hooks, module.ModularPipeline)
+    base = module.ModularPipeline
+    hook_method(hooks, base, "__call__", functools.partial(_observe_call, _Calls(hooks, base)))
     hooks.wrap(module.LoopSequentialPipelineBlocks, "progress_bar", _observe_progress_bar)
-
-
-def _hook_calls(hooks: Hooks, base: Any) -> None:
-    calls = _Methods("__call__", functools.partial(_observe_call, _Calls(hooks, base)), hooks)
-
-    def init_subclass(cls: Any, /, **kwargs: Any) -> None:
-        super(base, cls).__init_subclass__(**kwargs)
-        guarded(calls.cover, cls)
-
-    for cls in subclasses(base):
-        calls.cover(cls)
-    if "__init_subclass__" in vars(base):
-        hooks.leave_out(
-            "pipelines that are still to be defined", f"{base.__name__} takes note of them itself"
-        )
-    else:
-        base.__init_subclass__ = classmethod(init_subclass)
-        hooks.on_restore(lambda: delattr(base, "__init_subclass__"))
-
-
-class _Methods:
-    """Replaces one method in class after class, and puts it back; keeps no class alive.
-
-    Args:
-        name: The method.
-        make: Gets the plain function, returns the wrapper.
-        hooks: Of Diffusers.
-    """
-
-    def __init__(self, name: str, make: Callable[[Any], Any], hooks: Hooks) -> None:
-        self._name = name
-        self._make = make
-        self._hooks = hooks
-        self._covered: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._ours: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._restored = False
-        hooks.on_restore(self._restore)
-
-    def cover(self, cls: type) -> bool:
-        """Replace the method in the body of ``cls`` and of its parents, mixins too.
-
-        Returns:
-            Whether calls of the method come to us.
-        """
-        for owner in () if self._restored else cls.__mro__:
-            if owner not in self._covered and self._name in vars(owner):
-                self._cover_body(owner)
-        return getattr(cls, self._name, None) in self._ours
-
-    def _cover_body(self, owner: Any) -> None:
-        function = vars(owner)[self._name]
-        self._covered.add(owner)
-        if not _is_plain(function):
-            self._hooks.leave_out(f"{owner.__qualname__}.{self._name}", "it is not a plain function")
-            return
-        wrapper = pickled_as_original(function, self._make(function))
-        self._ours.add(wrapper)
-        type.__setattr__(owner, self._name, wrapper)
-
-    def _restore(self) -> None:
-        # Applications may keep a bound method of ours, and call it later.
-        self._restored = True
-        for owner in list(self._covered):
-            function: Any = vars(owner).get(self._name)
-            if function is not None and _is_plain(function) and function in self._ours:
-                type.__setattr__(owner, self._name, function.__wrapped__)
-
-
-def _is_plain(function: Any) -> bool:
-    return type(function) is FunctionType
 
 
 # --- the call ----------------------------------------------------------------------------------
@@ -153,7 +83,7 @@ class _Calls:
     def __init__(self, hooks: Hooks, base: type) -> None:
         self._recorder: Recorder = hooks.recorder
         self._base = base
-        self._step_methods = [_Methods(name, _observe_step, hooks) for name in _STEPS]
+        self._step_methods = [Methods(hooks, name, _observe_step) for name in _STEPS]
 
     def begin(self, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Inference | None:
         """Start the request of a call."""
@@ -188,7 +118,7 @@ class _Calls:
         for cls in schedulers:
             if not any([methods.cover(cls) for methods in self._step_methods]):  # noqa: C419
                 return None
-        on_torch = any(isinstance(each, torch.nn.Module) for _, each in components)
+        on_torch = not any(type(each).__name__ == _SESSION for _, each in components)
         return _Steps(on_torch) if schedulers else None
 
 
@@ -246,8 +176,7 @@ class _Steps(dict[str, Any]):
     Time per step is the time of the steps by their number, from the start of the loop where that is seen.
 
     Args:
-        on_torch: The pipeline's models are modules of PyTorch, and not sessions of a runtime that may be
-            elsewhere than the tensors that are made of their outputs.
+        on_torch: The tensors that the models give lie where the models ran.
 
     Attributes:
         done: Steps that are through.

@@ -188,6 +188,18 @@ FRAMEWORKS: tuple[Framework, ...] = (
         layer="model",
     ),
     Framework(
+        name="optimum",
+        title="Optimum",
+        distribution="optimum",
+        oldest="2.0",
+        hooks=(
+            ("optimum.onnxruntime.modeling", "hook_models"),
+            ("optimum.exporters.onnx.convert", "hook_export"),
+        ),
+        records="calls of the models that ONNX Runtime runs; their `generate` and pipelines as those of Transformers; silent while a model is exported",
+        layer="model",
+    ),
+    Framework(
         name="diffusers",
         title="Diffusers",
         distribution="diffusers",
