@@ -155,6 +155,7 @@ OPTIMUM = {
     "newest": (
         "transformers==4.57.6",
         "optimum==2.1.0",
+        "diffusers==0.35.2",
         "optimum-onnx[onnxruntime]==0.1.0",
         "onnxruntime==1.32.0",
         "onnx==1.23.2",

@@ -223,6 +223,24 @@ class TestTransformers:
         assert telemetry.counts() == {("transformers", "llama", "text_completion"): 1}
 
 
+def test_a_pipeline_for_images(telemetry: Telemetry, tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    from optimum.onnxruntime import ORTStableDiffusionPipeline
+
+    from tests.support.tiny_diffusers import silent, stable_diffusion
+
+    stable_diffusion(tmp_path).save_pretrained(tmp_path / "tiny-sd")
+    pipeline = ORTStableDiffusionPipeline.from_pretrained(str(tmp_path / "tiny-sd"), export=True)
+    silent(pipeline)("a cat", num_inference_steps=3, output_type="np")
+    pipeline.model_save_dir.cleanup()
+    [found] = telemetry.spans()
+    times = {"aimon.time_per_item", "aimon.diffusion.time_per_step"}
+    assert all(found["attributes"].pop(name) > 0 for name in times)
+    assert found["attributes"].pop("aimon.diffusion.steps") == 3
+    assert found == request_span("diffusers", "generate", "tiny-sd", batch=1)
+    assert telemetry.counts() == {("diffusers", "tiny-sd", "generate"): 1}
+
+
 def test_an_export_is_nobodys_request(telemetry: Telemetry, tmp_path: Path) -> None:
     model = ORTModelForCausalLM.from_pretrained(tiny_optimum.save(tmp_path, "llama"), export=True)
     model._model_save_dir_tempdirectory_instance.cleanup()
