@@ -182,6 +182,14 @@ class TestCalls:
             )
         assert sorted(each["attributes"][STEPS] for each in telemetry.spans()) == [1, 2, 3]
 
+    def test_weights_that_are_brought_in_as_they_are_needed(self, telemetry: Telemetry, folder: Path) -> None:
+        accelerate = pytest.importorskip("accelerate")
+        pipeline = stable_diffusion(folder)
+        accelerate.cpu_offload(pipeline.unet, torch.device("cpu"))
+        assert next(pipeline.unet.parameters()).device.type == "meta"
+        draw(pipeline)
+        assert recorded(telemetry) == [span()]
+
     def test_the_same_images_as_without_us(self, telemetry: Telemetry, drawing: Any) -> None:
         def image() -> Any:
             return draw(drawing, generator=torch.Generator().manual_seed(1)).images
