@@ -142,9 +142,9 @@ def _model_name(pipeline: Any) -> str:
 def _produced(result: Any) -> int | None:
     """Items in a pipeline's output: images, videos, pieces of sound; its first field holds them."""
     fields = getattr(type(result), "__dataclass_fields__", None)
-    if isinstance(result, tuple):
+    if type(result) is tuple:
         result = result[0] if result else None
-    elif fields and "values" in fields:
+    elif type(result).__name__ == "PipelineState":
         values = result.values
         result = next((values[name] for name in _OUTPUTS if name in values), None)
     elif fields:
