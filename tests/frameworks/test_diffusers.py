@@ -185,7 +185,8 @@ class TestCalls:
     def test_weights_that_are_brought_in_as_they_are_needed(self, telemetry: Telemetry, folder: Path) -> None:
         accelerate = pytest.importorskip("accelerate")
         pipeline = stable_diffusion(folder)
-        accelerate.cpu_offload(pipeline.unet, torch.device("cpu"))
+        for each in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            accelerate.cpu_offload(each, torch.device("cpu"))
         assert next(pipeline.unet.parameters()).device.type == "meta"
         draw(pipeline)
         assert recorded(telemetry) == [span()]
