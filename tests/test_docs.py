@@ -13,7 +13,14 @@ from otel_aimon import semconv
 from otel_aimon.instrumentation.registry import FRAMEWORKS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("*/README.md"),
+        *ROOT.glob("examples/*/**/*.md"),
+    ]
+)
 
 
 def test_generated_tables_are_what_the_code_says() -> None:

@@ -24,6 +24,7 @@ from otel_aimon.core.guard import swallow
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
+    from otel_aimon.core.call import Begin
     from otel_aimon.core.inference import Inference
 
     Start = Callable[[], Inference | None]
@@ -227,6 +228,27 @@ def observed_iteration(
     )()
     _name_as(result, generator)
     return result
+
+
+def observed_stream(original: F, begin: Begin, on_item: OnItem | None = None) -> F:
+    """Wrap a function that returns a generator of output, so that each iteration of it is an inference.
+
+    Args:
+        original: The user's function, or a method's function.
+        begin: Reads the call's arguments and starts the inference, at the first step.
+        on_item: Reads each item.
+    """
+
+    @functools.wraps(original)
+    def stream(*args: Any, **kwargs: Any) -> Any:
+        generator = original(*args, **kwargs)
+        if not isinstance(generator, GeneratorType):
+            return generator
+        result = observed_generator_function(lambda: generator, lambda: begin(args, kwargs), on_item)()
+        _name_as(result, generator)
+        return result
+
+    return stream  # type: ignore[return-value]
 
 
 def observed_async_generator(

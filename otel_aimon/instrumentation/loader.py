@@ -6,6 +6,7 @@ import importlib
 import logging
 import threading
 import weakref
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -52,8 +53,8 @@ def _installer(framework: Framework, hooks: Hooks, function: str) -> Any:
         if hooks is None or _armed.get(framework.name) is not hooks:
             return
         try:
-            ours = importlib.import_module(f"otel_aimon.instrumentation.{framework.name}")
-            getattr(ours, function)(hooks, module)
+            ours = framework.module or f"otel_aimon.instrumentation.{framework.name}"
+            getattr(importlib.import_module(ours), function)(hooks, module)
         except Exception as error:
             swallow(error, f"the instrumentation of {framework.title}")
 
@@ -86,8 +87,12 @@ def armed() -> list[str]:
 
 
 def warn_unknown(names: tuple[str, ...]) -> None:
-    """Warn of names that are no framework of ours."""
+    """Warn of names that are no framework of ours, nor of another distribution."""
     unknown = sorted(set(names) - set(BY_NAME))
+    if unknown:
+        # Another distribution may be loaded later; its entry point is known already.
+        others = {point.name for point in entry_points(group="opentelemetry_instrumentor")}
+        unknown = [name for name in unknown if f"aimon_{name}" not in others]
     if unknown:
         logger.warning(
             "otel-aimon: unknown frameworks %s are ignored; accepted are %s.",

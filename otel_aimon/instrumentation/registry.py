@@ -18,10 +18,10 @@ class Framework:
         title: The name that its users know.
         distribution: What they install.
         oldest: Oldest version that the tests run.
-        hooks: Modules of the framework, each with the function in
-            ``otel_aimon.instrumentation.<name>`` that hooks it once it is imported.
+        hooks: Modules of the framework, each with the function that hooks it once it is imported.
         records: What becomes a request, in a line for the docs.
         layer: Where its requests stand among nested layers, in a word for the docs.
+        module: Where those functions are; ``otel_aimon.instrumentation.<name>`` by default.
     """
 
     name: str
@@ -29,8 +29,9 @@ class Framework:
     distribution: str
     oldest: str
     hooks: tuple[tuple[str, str], ...]
-    records: str
-    layer: str
+    records: str = ""
+    layer: str = ""
+    module: str = ""
 
 
 FRAMEWORKS: tuple[Framework, ...] = (
@@ -206,6 +207,30 @@ FRAMEWORKS: tuple[Framework, ...] = (
         layer="model",
     ),
     Framework(
+        name="optimum",
+        title="Optimum",
+        distribution="optimum",
+        oldest="2.0",
+        hooks=(
+            ("optimum.onnxruntime.modeling", "hook_models"),
+            ("optimum.exporters.onnx.convert", "hook_export"),
+        ),
+        records="calls of the models that ONNX Runtime runs; their `generate` and pipelines as those of Transformers; silent while a model is exported",
+        layer="model",
+    ),
+    Framework(
+        name="diffusers",
+        title="Diffusers",
+        distribution="diffusers",
+        oldest="0.29.2",
+        hooks=(
+            ("diffusers.pipelines.pipeline_utils", "hook_pipelines"),
+            ("diffusers.modular_pipelines.modular_pipeline", "hook_modular_pipelines"),
+        ),
+        records="each call of a pipeline, the application's own and modular ones too, with its denoising steps",
+        layer="model",
+    ),
+    Framework(
         name="vllm",
         title="vLLM",
         distribution="vllm",
@@ -356,3 +381,18 @@ FRAMEWORKS: tuple[Framework, ...] = (
 )
 
 BY_NAME: dict[str, Framework] = {framework.name: framework for framework in FRAMEWORKS}
+"""All that can be hooked: the rows above, and those that other distributions add."""
+
+_OURS = frozenset(BY_NAME)
+
+
+def add(framework: Framework) -> bool:
+    """Add the row of a framework that another distribution instruments.
+
+    Returns:
+        False where the name is that of a framework above, which stays as it is.
+    """
+    if framework.name in _OURS:
+        return False
+    BY_NAME[framework.name] = framework
+    return True

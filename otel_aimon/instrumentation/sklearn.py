@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from otel_aimon.core.call import observed, quiet
 from otel_aimon.core.guard import swallow
 from otel_aimon.core.layers import Layer
+from otel_aimon.instrumentation.classes import pickled_as_original, subclasses
 from otel_aimon.instrumentation.sklearn_model import Kinds, is_left_to
 from otel_aimon.instrumentation.tabular import is_on_host, package, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from otel_aimon.core.call import Begin
     from otel_aimon.core.inference import Inference
@@ -56,7 +57,7 @@ def hook_estimators(hooks: Hooks, module: Any) -> None:
         hooks.wrap(owner, "__init_subclass__", classes.after_definition(owner, makers))
     hooks.wrap(base, "__setstate__", classes.after_loading)
     hooks.on_restore(classes.restore)
-    for cls in _subclasses(base):
+    for cls in subclasses(base):
         classes.cover(cls)
 
 
@@ -85,18 +86,6 @@ def _subclass_makers(*classes: Any) -> list[Any]:
 def _first_of(makers: list[Any], cls: Any) -> Any:
     """The one of ``makers`` that is called first, and so is the last to be through, for ``cls``."""
     return next((each for each in cls.__mro__ if any(each is maker for maker in makers)), None)
-
-
-def _subclasses(base: type) -> Iterator[type]:
-    """``base`` and all its subclasses, each once."""
-    found: set[type] = {base}
-    waiting: list[type] = [base]
-    while waiting:
-        cls = waiting.pop()
-        yield cls
-        new: set[type] = set(type.__subclasses__(cls)) - found
-        found |= new
-        waiting.extend(new)
 
 
 class _Classes:
@@ -179,7 +168,7 @@ class _Classes:
                 continue
             wrapper = wrap(function)
             if not own:
-                wrapper = _pickled_as_original(function, wrapper)
+                wrapper = pickled_as_original(function, wrapper)
             self._ours.add(wrapper)
             _put(owner, name, raw, wrapper)
 
@@ -218,37 +207,6 @@ def _put(owner: type, name: str, raw: Any, function: Any) -> None:
         raw.fn = function
     else:
         type.__setattr__(owner, name, function)
-
-
-def _pickled_as_original(original: Any, wrapper: Any) -> Any:
-    """A method that leaves no trace of us in a pickle.
-
-    cloudpickle, and with it joblib and MLflow, stores a class of ``__main__`` or of a notebook with the
-    bodies of its methods. The copy must hold no tracer, and load where otel-aimon is not installed.
-    """
-    recorded = _Recorded(original, wrapper)
-
-    @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return recorded(*args, **kwargs)
-
-    return call
-
-
-class _Recorded:
-    """Calls the wrapper here; a copy elsewhere calls the original."""
-
-    __slots__ = ("_original", "_wrapper")
-
-    def __init__(self, original: Any, wrapper: Any) -> None:
-        self._original = original
-        self._wrapper = wrapper
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._wrapper(*args, **kwargs)
-
-    def __reduce__(self) -> Any:
-        return getattr, (self._original, "__call__")
 
 
 def _begin(operation: str, base: type, kinds: Kinds, recorder: Recorder) -> Begin:

@@ -17,9 +17,10 @@ import wrapt
 
 from otel_aimon.core.call import quiet
 from otel_aimon.core.guard import guarded
+from otel_aimon.instrumentation.classes import subclasses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from otel_aimon.instrumentation.hooks import Hooks
     from otel_aimon.instrumentation.torch_roots import Roots
@@ -194,7 +195,7 @@ def _hook_classes(hooks: Hooks, roots: Roots, base: Any) -> None:
                 type.__setattr__(cls, "eval", function.__wrapped__)
 
     hooks.on_restore(restore)
-    for cls in _subclasses(base):
+    for cls in subclasses(base):
         cover(cls)
     if "__init_subclass__" in vars(base):
         hooks.leave_out("classes that are still to be defined", "Module.__init_subclass__ is taken")
@@ -203,18 +204,6 @@ def _hook_classes(hooks: Hooks, roots: Roots, base: Any) -> None:
         hooks.on_restore(lambda: delattr(base, "__init_subclass__"))
     for name in hooks.settings.torch_roots:
         _check_class(hooks, roots, base, name)
-
-
-def _subclasses(base: type) -> Iterator[type]:
-    """``base`` and all its subclasses, each once."""
-    found: set[type] = set()
-    waiting = [base]
-    while waiting:
-        cls = waiting.pop()
-        if cls not in found:
-            found.add(cls)
-            waiting.extend(type.__subclasses__(cls))
-            yield cls
 
 
 def _check_class(hooks: Hooks, roots: Roots, base: Any, path: str) -> None:

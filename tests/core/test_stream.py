@@ -28,6 +28,7 @@ from otel_aimon.core.stream import (
     observed_generator,
     observed_generator_function,
     observed_iteration,
+    observed_stream,
 )
 from tests.core.conftest import Bench, make_bench
 
@@ -683,3 +684,37 @@ class TestAsyncOutcome:
         gc.collect()
         assert [each.error_type for each in bench.ended()] == ["cancelled"]
         assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+# --- functions that return a generator -----------------------------------------------------------
+
+
+def test_a_stream_begins_with_the_arguments_at_its_first_step(bench: Bench) -> None:
+    def count(start: int, *, stop: int) -> Generator[int, None, str]:
+        yield from range(start, stop)
+        return "done"
+
+    seen: list[Any] = []
+
+    def begin(args: Any, kwargs: Any) -> Inference | None:
+        seen.append((args, kwargs))
+        return bench.start()
+
+    items: list[int] = []
+    stream = observed_stream(count, begin, lambda _inference, item: items.append(item))
+    generator = stream(1, stop=3)
+    assert inspect.isgenerator(generator)
+    assert (generator.__name__, generator.__qualname__) == ("count", count.__qualname__)
+    assert (seen, bench.ended()) == ([], [])
+    assert list(generator) == items == [1, 2]
+    assert seen == [((1,), {"stop": 3})]
+    [inference] = bench.ended()
+    assert inference.first_ns
+    assert inference.error_type is None
+    assert inspect.signature(stream) == inspect.signature(count)
+
+
+def test_what_is_no_generator_is_returned_as_it_is(bench: Bench) -> None:
+    answer = object()
+    assert observed_stream(lambda: answer, lambda _args, _kwargs: bench.start())() is answer
+    assert bench.ended() == []

@@ -16,17 +16,23 @@ from otel_aimon.cli.receiver import Receiver
 from tests.e2e.processes import environment, our_spans, run
 
 ROOT = Path(__file__).parents[2]
-_MEASURED = {"aimon.time_to_first_token", "aimon.audio.speed", "aimon.queue.duration"}
+_MEASURED = {
+    "aimon.time_to_first_token",
+    "aimon.audio.speed",
+    "aimon.queue.duration",
+    "aimon.time_per_item",
+    "aimon.diffusion.time_per_step",
+}
 
 
 class Served:
     """What came out of a run: spans and points, with what is measured as ``True``."""
 
-    def __init__(self, runtime: str, folder: Path) -> None:
+    def __init__(self, runtime: str, folder: Path, app: str = "native_runtimes.py") -> None:
         with Receiver() as receiver:
             env = environment(receiver.http_endpoint, OMP_NUM_THREADS="1")
             env["PYTHONPATH"] = os.pathsep.join((str(ROOT), env["PYTHONPATH"]))
-            self.stderr = run("python", "native_runtimes.py", runtime, str(folder), env=env).stderr
+            self.stderr = run("python", app, runtime, str(folder), env=env).stderr
             spans = sorted(our_spans(receiver), key=lambda span: span.start_ns)
             self._points = receiver.received
         names = {span.span_id: span.name for span in spans}
@@ -68,8 +74,7 @@ def span(
         "aimon.framework": framework,
         "aimon.operation": operation,
         "aimon.model.name": model,
-        "aimon.device": "cpu",
-        **{_SHORT[key]: value for key, value in more.items()},
+        **{_SHORT[key]: value for key, value in {"device": "cpu", **more}.items() if value is not None},
     }
     if gen_ai in semconv.GEN_AI_OPERATIONS:
         attributes |= {
@@ -92,6 +97,11 @@ _SHORT: Mapping[str, str] = {
     "seconds": "aimon.audio.duration",
     "speed": "aimon.audio.speed",
     "queue": "aimon.queue.duration",
+    "steps": "aimon.diffusion.steps",
+    "per_step": "aimon.diffusion.time_per_step",
+    "per_item": "aimon.time_per_item",
+    "device": "aimon.device",
+    "reasons": "gen_ai.response.finish_reasons",
 }
 
 
