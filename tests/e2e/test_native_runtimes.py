@@ -101,7 +101,6 @@ _SHORT: Mapping[str, str] = {
     "per_step": "aimon.diffusion.time_per_step",
     "per_item": "aimon.time_per_item",
     "device": "aimon.device",
-    "reasons": "gen_ai.response.finish_reasons",
 }
 
 
