@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from otel_aimon import semconv
 from otel_aimon.core.call import observed, observed_async
 from otel_aimon.instrumentation import client
-from otel_aimon.instrumentation.client import count, part
+from otel_aimon.instrumentation.client_answers import count, note_finish, note_model, part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -67,8 +67,8 @@ def _start(hooks: Hooks, resource: Any, given: Mapping[str, Any]) -> Inference |
 def _read(inference: Inference, answer: Any) -> None:
     """Take over what a message, or an event of its stream, says of itself."""
     message = part(answer, "message") or answer
-    client.note_model(inference, part(message, "model"))
-    client.note_finish(inference, part(part(answer, "delta"), "stop_reason") or part(message, "stop_reason"))
+    note_model(inference, part(message, "model"))
+    note_finish(inference, part(part(answer, "delta"), "stop_reason") or part(message, "stop_reason"))
     usage = part(message, "usage")
     if usage is None:
         return

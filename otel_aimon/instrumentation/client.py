@@ -1,14 +1,9 @@
-"""What the clients of remote models share: whom they ask, what the answer says of itself, whose request it is.
-
-An answer is asked for its model, its finish reasons and its usage, never for its content. Usage is what the
-server reported, and absent where it did not.
-"""
+"""What the clients of remote models share: whom they ask, and whose request it is."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -19,10 +14,11 @@ from otel_aimon import semconv
 from otel_aimon.core.call import observed, observed_async
 from otel_aimon.core.layers import Layer
 from otel_aimon.core.stream import observed_async_generator, observed_generator
+from otel_aimon.instrumentation.client_answers import read_answer
 from otel_aimon.instrumentation.known import Known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.recorder import Recorder
@@ -58,10 +54,6 @@ _OTHERS = (
     "logfire",
 )
 """Modules of other instrumentations that make a span of each request of a client."""
-
-_INPUT = ("prompt_tokens", "input_tokens")
-_OUTPUT = ("completion_tokens", "output_tokens")
-_DETAILS = ("prompt_tokens_details", "input_tokens_details")
 
 
 class Server(NamedTuple):
@@ -128,103 +120,6 @@ def start(recorder: Recorder, framework: str, operation: str, model: Any, server
         if server.port is not None:
             inference.details[semconv.SERVER_PORT] = server.port
     return inference
-
-
-# --- the answer --------------------------------------------------------------------------------
-
-
-def read_answer(inference: Inference, answer: Any) -> None:
-    """Take over what an answer in OpenAI's format, or a chunk of one, says of itself.
-
-    Args:
-        inference: The request.
-        answer: Its answer, an object or a dictionary; anything else says nothing.
-    """
-    answer = part(answer, "response") or answer  # An event of a stream of responses holds the response.
-    note_model(inference, part(answer, "model"))
-    choices = part(answer, "choices")
-    if type(choices) is list:
-        for choice in choices:
-            note_finish(inference, part(choice, "finish_reason"))
-    else:
-        _read_status(inference, answer)
-    usage = part(answer, "usage")
-    if usage is not None:
-        read_usage(inference, usage)
-
-
-def _read_status(inference: Inference, answer: Any) -> None:
-    """A response has one status, and says by a reason of its own why it is not complete."""
-    status = part(answer, "status")
-    if status in {"completed", "incomplete", "failed", "cancelled"}:
-        note_finish(inference, part(part(answer, "incomplete_details"), "reason") or status)
-
-
-def read_usage(inference: Inference, usage: Any) -> None:
-    """Take over the tokens that the server counted.
-
-    Args:
-        inference: The request.
-        usage: In OpenAI's format, an object or a dictionary.
-    """
-    inference.input_tokens = _first_count(usage, _INPUT, inference.input_tokens)
-    if inference.series.generative:
-        inference.output_tokens = _first_count(usage, _OUTPUT, inference.output_tokens)
-    for name in _DETAILS:
-        details = part(usage, name)
-        cached = None if details is None else count(part(details, "cached_tokens"))
-        if cached is not None:
-            inference.cached_tokens = cached
-
-
-def _first_count(usage: Any, names: tuple[str, ...], otherwise: int | None) -> int | None:
-    for name in names:
-        tokens = count(part(usage, name))
-        if tokens is not None:
-            return tokens
-    return otherwise
-
-
-def note_model(inference: Inference, model: Any) -> None:
-    """The model that answered."""
-    if isinstance(model, str) and model:
-        detail(inference, semconv.GEN_AI_RESPONSE_MODEL, model[:128])
-
-
-def note_finish(inference: Inference, reason: Any) -> None:
-    """Why one of the answers ended; each choice of an answer says so once."""
-    if isinstance(reason, str) and reason:
-        inference.finish_reasons = (*(inference.finish_reasons or ()), reason)
-
-
-def detail(inference: Inference, name: str, value: Any) -> None:
-    """Put an attribute on the request's span."""
-    if inference.details is None:
-        inference.details = {}
-    inference.details[name] = value
-
-
-def part(whole: Any, name: str) -> Any:
-    """A part of an object or of a dictionary; None where it has none."""
-    if whole is None:
-        return None
-    if isinstance(whole, dict):
-        return whole.get(name)
-    # The fields of Pydantic's models lie here; asking them for what they do not have takes microseconds.
-    fields = getattr(whole, "__dict__", None)
-    if fields is not None and name in fields:
-        return fields[name]
-    if hasattr(type(whole), name):
-        return getattr(whole, name, None)
-    extra = getattr(whole, "__pydantic_extra__", None)
-    if extra is not None:
-        return extra.get(name)
-    return whole.get(name) if isinstance(whole, Mapping) else None
-
-
-def count(value: Any) -> int | None:
-    """A number of tokens; None for what is none."""
-    return value if type(value) is int and value >= 0 else None
 
 
 # --- the call ----------------------------------------------------------------------------------

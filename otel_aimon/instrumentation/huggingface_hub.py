@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_aimon import semconv
 from otel_aimon.instrumentation import client
-from otel_aimon.instrumentation.client import count, part
+from otel_aimon.instrumentation.client_answers import count, note_finish, part, read_answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,10 +65,10 @@ def _read(inference: Inference, answer: Any) -> None:
     """Take over what an answer, or a chunk of one, says of itself; a plain text says nothing."""
     if isinstance(answer, str):
         return
-    client.read_answer(inference, answer)
+    read_answer(inference, answer)
     details = part(answer, "details")
     if details is not None:
-        client.note_finish(inference, part(details, "finish_reason"))
+        note_finish(inference, part(details, "finish_reason"))
         output = count(part(details, "generated_tokens"))
         if output is not None:
             inference.output_tokens = output
