@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_native_runtimes import Served, span
+from tests.e2e.served import Served, span
 
 pytest.importorskip("diffusers")
 
