@@ -48,12 +48,13 @@ def test_what_does_not_fit_is_too_many_requests(server: str) -> None:
         arguments = [argument.format(port=port) for argument in SERVERS[server]]
         with serving(*arguments, env=env, port=port):
             answers = ask_at_once(port)
-            # All slots are back: as many fit again.
+            # Slots are back. How many there are now is what the limiter has learned meanwhile.
             again = ask_at_once(port)
 
-    for got in (answers, again):
-        assert set(got) == {200, 429}
-        assert got[200] >= SLOTS
+    assert set(answers) == {200, 429}
+    assert answers[200] >= SLOTS
+    assert again[200] > 0
+    assert set(again) <= {200, 429}
     answered, refused = answers[200] + again[200], answers[429] + again[429]
     assert latest(receiver, "aimon.limiter.requests") == {"admitted": answered, "shed": refused}
     assert latest(receiver, "aimon.limiter.active") == {"enforce": 0}
