@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev-installed
 DEMO := $(VENV)/.demo-installed
 NOX := $(BIN)/nox --non-interactive
 
-.PHONY: venv demo test test-fast test-frameworks test-vllm test-tensorflow test-optimum test-servers test-llamacpp lint bench docs clean
+.PHONY: venv demo test test-fast test-frameworks lint bench docs clean
 .DELETE_ON_ERROR:
 
 venv: $(DEV)
@@ -39,25 +39,10 @@ test-fast: $(DEV)
 test-frameworks: $(DEV)
 	$(NOX) --session frameworks oldest genai clients
 
-# Apart from the others: three gigabytes, and minutes of starting engines.
-test-vllm: $(DEV)
-	$(NOX) --session vllm
-
-# Apart from the others: two gigabytes for each of two sets of versions.
-test-tensorflow: $(DEV)
-	$(NOX) --session tensorflow
-
-# Apart from the others: it does not take the newest Transformers.
-test-optimum: $(DEV)
-	$(NOX) --session optimum
-
-# Apart from the others: each server pins what another needs newer.
-test-servers: $(DEV)
-	$(NOX) --session servers
-
-# Apart from the others: it builds llama.cpp, which takes minutes and a compiler.
-test-llamacpp: $(DEV)
-	$(NOX) --session llamacpp
+# Apart from the others, as they are large, slow to build, or pin what another needs newer: vllm, torch, tensorflow,
+# optimum, servers, llamacpp.
+test-%: $(DEV)
+	$(NOX) --session $*
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -96,6 +96,23 @@ def oldest(session: nox.Session) -> None:
     _pytest(session, "tests/frameworks", *processes)
 
 
+TORCHES = {
+    "newest": ("torch==2.15.0", "transformers==5.24.0"),
+    "oldest": ("torch==2.6.0", "transformers==4.57.6"),
+}
+
+
+@nox.session
+@nox.parametrize("versions", list(TORCHES))
+def torch(session: nox.Session, versions: str) -> None:
+    """Oldest and newest PyTorch, whose builds may bring gigabytes of CUDA, and Transformers on it."""
+    session.install(*TESTS, *TORCHES[versions], "scikit-learn>=1.4")
+    session.install("--editable", ".")
+    names = ("torch", "transformers")
+    tests = (str(path) for name in names for path in Path("tests/frameworks").glob(f"test_{name}*.py"))
+    _pytest(session, *tests, "tests/e2e/test_libraries.py", "-k", "torch or transformers")
+
+
 @nox.session
 def genai(session: nox.Session) -> None:
     """Oldest onnxruntime-genai, which needs a newer ONNX Runtime than the oldest."""

@@ -63,7 +63,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         name="torch",
         title="PyTorch",
         distribution="torch",
-        oldest="2.13",
+        oldest="2.6",
         hooks=(
             ("torch", "hook_modules"),
             ("torch._dynamo.eval_frame", "hook_compiled"),

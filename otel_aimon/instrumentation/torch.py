@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _OURS = "_otel_aimon"
 """Marks a wrapper."""
 
+_OLDEST = "2.6"
+"""Before it the compiler looks into what stands before a module, and breaks its graph there."""
+
 _roots: weakref.WeakKeyDictionary[Hooks, Roots] = weakref.WeakKeyDictionary()
 
 
@@ -57,6 +60,9 @@ def hook_modules(hooks: Hooks, module: Any) -> None:
     from otel_aimon.instrumentation import torch_roots
 
     base = module.nn.Module
+    if module.__version__ < _OLDEST:
+        hooks.leave_out("torch.nn.Module", "the compiler would not pass by what stands before a module")
+        return
     if torch_roots.ATTRIBUTE not in vars(base):
         hooks.leave_out("torch.nn.Module", f"it has no {torch_roots.ATTRIBUTE}")
         return

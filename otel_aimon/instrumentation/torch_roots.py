@@ -43,15 +43,18 @@ _tracing_state = torch._C._get_tracing_state
 _frame = sys._getframe
 
 
-def _eval_frame_callback() -> Any:
-    # Versions that cannot be asked tell when it is set.
-    callback = torch._C._dynamo.eval_frame.set_eval_frame(None)
-    torch._C._dynamo.eval_frame.set_eval_frame(callback)
+_set_eval_frame = torch._C._dynamo.eval_frame.set_eval_frame
+
+
+def _compiler_callback() -> Any:
+    """Not None where the compiler takes a look at each Python frame that is about to run.
+
+    Whoever sets it is told what it was. ``get_eval_frame_callback`` is no way to ask: in some versions, such
+    as 2.6, it gives away a reference that is not its own, and the process crashes after a while.
+    """
+    callback = _set_eval_frame(None)
+    _set_eval_frame(callback)
     return callback
-
-
-_compiler_callback = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", _eval_frame_callback)
-"""Not None where the compiler takes a look at each Python frame that is about to run."""
 
 
 def is_plain_inference() -> bool:

@@ -105,7 +105,8 @@ def test_children_pay_nothing(telemetry: Telemetry, x: torch.Tensor) -> None:
     assert "__call__" not in vars(nn.Linear)
     assert "__call__" not in vars(Tiny)
     assert "_compiled_call_impl" not in vars(model.first)
-    assert not torch.nn.modules.module._has_any_global_hook()
+    assert not torch.nn.modules.module._global_forward_hooks
+    assert not torch.nn.modules.module._global_forward_pre_hooks
     assert not model._forward_hooks
     assert not model.first._forward_hooks
 

@@ -115,9 +115,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return "tensor", value.dtype, value.tolist()
     if isinstance(value, dict):
-        return type(value), {key: plain(item) for key, item in value.items() if key != "past_key_values"}
+        return type(value), {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value), [plain(item) for item in value]
+    if isinstance(value, transformers.Cache):
+        return type(value), value.get_seq_length()
     return type(value), value
 
 
