@@ -223,6 +223,13 @@ class VllmInstrumentor(FrameworkInstrumentor):
     framework = "vllm"
 
 
+class SglangInstrumentor(FrameworkInstrumentor):
+    """SGLang."""
+
+    entry_point = "aimon_sglang"
+    framework = "sglang"
+
+
 class OpenaiInstrumentor(FrameworkInstrumentor):
     """OpenAI's client."""
 

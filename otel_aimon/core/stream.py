@@ -255,11 +255,23 @@ def observed_async_generator(
     generator: AsyncGenerator[Any, Any], inference: Inference, on_item: OnItem | None = None
 ) -> AsyncGenerator[Any, Any]:
     """The asynchronous :func:`observed_generator`."""
-    result: AsyncGenerator[Any, Any] = observed_async_generator_function(
-        lambda: generator, lambda: inference, on_item
-    )()
-    _name_as(result, generator)
+    result = observed_async_iteration(generator, lambda: inference, on_item)
     abandon_with(result, inference)
+    return result
+
+
+def observed_async_iteration(
+    generator: AsyncGenerator[Any, Any], start: Start, on_item: OnItem | None = None
+) -> AsyncGenerator[Any, Any]:
+    """Make an inference of the iteration of ``generator``, from its first step.
+
+    Args:
+        generator: What the user's call returned, not yet started.
+        start: Starts the inference, at the first step.
+        on_item: Reads each item.
+    """
+    result: AsyncGenerator[Any, Any] = observed_async_generator_function(lambda: generator, start, on_item)()
+    _name_as(result, generator)
     return result
 
 
