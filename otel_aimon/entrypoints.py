@@ -323,6 +323,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         OptimumInstrumentor,
         DiffusersInstrumentor,
         VllmInstrumentor,
+        SglangInstrumentor,
         OpenaiInstrumentor,
         AnthropicInstrumentor,
         OllamaInstrumentor,

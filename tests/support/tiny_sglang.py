@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tests.support.tiny_vllm import _sizes
 from tests.frameworks.tiny_hf import make_tokenizer
+from tests.support.tiny_vllm import _sizes
 
 SHIM = str(Path(__file__).with_name("sglang_cpu"))
+
+
+def _version() -> tuple[int, ...]:
+    try:
+        found = version("sglang")
+    except PackageNotFoundError:
+        return ()
+    return tuple(int(part) for part in found.split(".")[:3])
+
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -28,6 +38,12 @@ CONTEXT = 128
 
 PLACES = 4
 """Requests that fit into a batch."""
+
+TELLS_TIMES = _version() >= (0, 5, 18)
+"""Its scheduler can send its times without Prometheus metrics."""
+
+TELLS_LOADS = _version() >= (0, 5, 15)
+"""Its scheduler shares its load with the front end through memory."""
 
 ENGINE: dict[str, Any] = {
     "device": "cpu",
