@@ -59,6 +59,7 @@ ENGINE: dict[str, Any] = {
     "context_length": CONTEXT,
     "skip_server_warmup": True,
     "log_level": "error",
+    **({"load_snapshot_publish_interval": 1} if TELLS_LOADS else {}),
 }
 
 
