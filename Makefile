@@ -6,7 +6,7 @@ DEV := $(VENV)/.dev-installed
 DEMO := $(VENV)/.demo-installed
 NOX := $(BIN)/nox --non-interactive
 
-.PHONY: venv demo test test-fast test-frameworks test-vllm test-tensorflow test-optimum test-servers test-llamacpp lint bench docs clean
+.PHONY: venv demo test test-fast test-frameworks test-vllm test-sglang test-tensorflow test-optimum test-servers test-llamacpp lint bench docs clean
 .DELETE_ON_ERROR:
 
 venv: $(DEV)
@@ -42,6 +42,10 @@ test-frameworks: $(DEV)
 # Apart from the others: three gigabytes, and minutes of starting engines.
 test-vllm: $(DEV)
 	$(NOX) --session vllm
+
+# Apart from the others: three gigabytes for each of two versions, and minutes of starting engines.
+test-sglang: $(DEV)
+	$(NOX) --session sglang
 
 # Apart from the others: two gigabytes for each of two sets of versions.
 test-tensorflow: $(DEV)

@@ -692,3 +692,66 @@ class TestTheEnd:
         del streams
         gc.collect()
         assert len(telemetry.spans()) == 3
+
+
+@pytest.fixture(scope="class")
+def embedding(folder: str) -> Iterator[Served]:
+    with instrumented():
+        made = Served(folder, is_embedding=True)
+    yield made
+    # SGLang ends all children of the process, those of another engine too.
+    made.engine.shutdown()
+
+
+class TestEmbeddings:
+    def test_prompts(self, embedding: Served, telemetry: Telemetry) -> None:
+        outputs = embedding.engine.encode([FOX, "fox"])
+        assert recorded(telemetry) == [
+            span("embeddings", input=output["meta_info"]["prompt_tokens"], cached=0, **_SCHEDULED)
+            for output in outputs
+        ]
+
+    def test_pairs(self, embedding: Served, telemetry: Telemetry) -> None:
+        outputs = embedding.engine.rerank([["hello", "one"], ["hello", "two"]])
+        told = [
+            (each["name"], each["attributes"][semconv.GEN_AI_USAGE_INPUT_TOKENS])
+            for each in telemetry.spans()
+        ]
+        assert sorted(told) == sorted(
+            ("rerank llama", output["meta_info"]["prompt_tokens"]) for output in outputs
+        )
+
+    def test_a_prompt_that_is_too_long(self, embedding: Served, telemetry: Telemetry) -> None:
+        with pytest.raises(ValueError, match="longer than the model's context length"):
+            embedding.engine.encode("hello " * CONTEXT)
+        assert recorded(telemetry) == [span("embeddings", error="ValueError")]
+
+
+class TestItsOwnTracing:
+    def test_a_request_has_one_span(self, folder: str, telemetry: Telemetry) -> None:
+        """SGLang makes a span of each request that its scheduler gets, to a provider of its own."""
+        previous = trace._TRACER_PROVIDER
+        traced = Served(folder, enable_trace=True, otlp_traces_endpoint="127.0.0.1:9")
+        request = Request({"traceparent": _TRACEPARENT})
+
+        async def ask() -> None:
+            await anext(traced.ask(2, request=request))
+            stream = traced.stream(100, request=request)
+            await anext(stream)
+            await stream.aclose()
+            with pytest.raises(ValueError, match="longer than the model's context length"):
+                await anext(traced.ask(2, "hello " * CONTEXT, request=request))
+
+        try:
+            traced.run(ask())
+        finally:
+            traced.engine.shutdown()
+            if trace._TRACER_PROVIDER is not previous:
+                trace._TRACER_PROVIDER.shutdown()  # type: ignore[union-attr]
+            trace._TRACER_PROVIDER = previous
+        assert recorded(telemetry) == [span(error="ValueError", parent="?")]
+        assert telemetry.counts() == {
+            ("sglang", "llama", "text_completion"): 1,
+            ("sglang", "llama", "text_completion", "cancelled"): 1,
+            ("sglang", "llama", "text_completion", "ValueError"): 1,
+        }
