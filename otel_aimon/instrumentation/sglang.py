@@ -20,7 +20,7 @@ from opentelemetry.context import attach, detach, set_value
 from otel_aimon import runtime
 from otel_aimon.core.call import leave, quiet
 from otel_aimon.core.guard import guarded
-from otel_aimon.core.stream import observed_async_iteration
+from otel_aimon.core.stream import observed_async_stream
 from otel_aimon.instrumentation.sglang_calls import Call, current_call
 from otel_aimon.instrumentation.sglang_outputs import finished_in
 from otel_aimon.instrumentation.sglang_requests import ENGINE_DEAD, Ledger, Requests
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from otel_aimon.instrumentation.hooks import Hooks
 
 __all__ = ["hook_engine", "hook_ollama", "hook_scheduler", "hook_serving", "hook_tokenizer_manager"]
-
 
 
 class _Books:
@@ -81,16 +80,28 @@ def hook_tokenizer_manager(hooks: Hooks, module: Any) -> None:
 
 def _observe_call(original: Any) -> Any:
     @functools.wraps(original)
+    def followed(generator: Any, _call: Call) -> Any:
+        return generator
+
+    follow = observed_async_stream(followed, _begin, Call.read)  # type: ignore[arg-type]
+
+    @functools.wraps(original)
     def generate_request(self: Any, obj: Any, request: Any = None, *args: Any, **kwargs: Any) -> Any:
         generator = original(self, obj, request, *args, **kwargs)
         call = guarded(_call, self, obj, request)
         if call is None:
             return generator
-        stream = observed_async_iteration(generator, call.begin, call.read)
+        stream = follow(generator, call)
+        # SGLang's engine may run on for a generator that is dropped, until its event loop runs again.
         call.watch_over(stream)
         return stream
 
     return generate_request
+
+
+def _begin(args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Any:
+    call: Call = args[1]
+    return call.begin()
 
 
 def _call(manager: Any, obj: Any, request: Any) -> Call | None:

@@ -105,13 +105,13 @@ class Call:
         return self
 
     def watch_over(self, stream: Any) -> None:
-        """Cancel what still runs when the generator is dropped, for which SGLang's engine may run on."""
+        """Cancel what still runs when the generator is dropped."""
         self._watch = weakref.ref(stream, lambda _: self.abandon())
 
     def chunk(self) -> None:
         """Nothing: whose output an item is, only the item says."""
 
-    def read(self, _self: Any, item: Any) -> None:
+    def read(self, item: Any) -> None:
         """An item that goes to the user."""
         if type(item) is list:
             for number, each in enumerate(item):
@@ -173,9 +173,9 @@ class Call:
         self.ledger.enter(self.entries[prompt], obj.rid, manager.rid_to_state.get(obj.rid), warming=warming)
 
     def _start(self, obj: Any, parent: Context, ledger: Ledger, *, refused: bool = False) -> Entry | None:
-        if not trace.get_current_span(parent).get_span_context().is_valid:
-            carrier = _carrier(self._obj, self._request)
-            parent = propagate.extract(carrier, parent) if carrier else parent
+        carrier = _carrier(self._obj, self._request)
+        if carrier and not trace.get_current_span(parent).get_span_context().is_valid:
+            parent = propagate.extract(carrier, parent)
         # An adapter that SGLang has not accepted is a name that anybody may make up.
         lora = None if refused else getattr(obj, "lora_path", None)
         return self._requests.start(self, ledger, parent, lora, span=refused or not ledger.traces(obj))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.recorder import Recorder
+    from otel_aimon.core.series import Series
     from otel_aimon.instrumentation.sglang_calls import Call
     from otel_aimon.instrumentation.sglang_outputs import Times
 
@@ -185,6 +186,7 @@ class Ledger:
         sees_outputs: The scheduler's outputs come by here. Those of an engine that was made before the
             process was instrumented may not.
         engines: The schedulers.
+        series: Of requests without an adapter, by their operations.
     """
 
     def __init__(self, requests: Requests, manager: Any) -> None:
@@ -192,6 +194,7 @@ class Ledger:
         self.device = _device(manager)
         self.engines = Engines(requests.recorder, FRAMEWORK, self.model, manager)
         self.sees_outputs = False
+        self.series: dict[str, Series] = {}
         self._traces = bool(_own_tracing(manager))
         self._states: weakref.ref[Any] = weakref.ref(manager)
         self._sequences: dict[str, tuple[Entry, Any, bool]] = {}
@@ -330,8 +333,12 @@ class Requests:
             lora: The adapter, or None.
             span: Whether it gets a span.
         """
-        model = lora if isinstance(lora, str) and lora else ledger.model
-        series = self.recorder.series(FRAMEWORK, call.operation, model)
+        adapted = isinstance(lora, str) and bool(lora)
+        series = None if adapted else ledger.series.get(call.operation)
+        if series is None:
+            series = self.recorder.series(FRAMEWORK, call.operation, lora if adapted else ledger.model)
+            if not adapted:
+                ledger.series[call.operation] = series
         layer = Layer.GENERATE if call.generative else Layer.MODEL
         inference = self.recorder.start(series, layer, parent, since=call.start, span=span)
         if inference is None:

@@ -11,6 +11,8 @@ import inspect
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import entry_points
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 import otel_aimon
 from otel_aimon import runtime, semconv
 from otel_aimon.instrumentation import sglang_engines
+from otel_aimon.instrumentation.sglang_outputs import Output
 from tests.support.telemetry import Telemetry, wait_until
 from tests.support.tiny_sglang import CONTEXT, ENGINE, PLACES, TELLS_LOADS, TELLS_TIMES, prepare, save_llama
 
@@ -620,6 +623,82 @@ class TestEngines:
         assert points["requests.waiting"] == [("llama", "0", 0)]
         assert points["preemptions"] == [("llama", "0", 0)]
         assert "speculative.draft_tokens" not in points
+
+
+class Manager:
+    """What the books ask a tokenizer manager."""
+
+    served_model_name = "m"
+
+    def __init__(self, reader: Any, **arguments: Any) -> None:
+        self.server_args = SimpleNamespace(device="cuda", **arguments)
+        self.load_snapshot_reader = reader
+        self.rid_to_state: dict[str, Any] = {}
+
+
+class TestRanks:
+    """Data-parallel ranks and speculative decoding, which a CPU does not run: what SGLang says of them."""
+
+    @pytest.mark.skipif(not TELLS_LOADS, reason="this version shares no loads")
+    def test_each_rank_is_an_engine(self, telemetry: Telemetry, tmp_path: Path) -> None:
+        from sglang.srt.managers.load_snapshot import (
+            LoadSnapshot,
+            ShmLoadSnapshotReader,
+            ShmLoadSnapshotWriter,
+        )
+
+        path = str(tmp_path / "loads")
+        writers = [ShmLoadSnapshotWriter(path, 2, rank) for rank in range(2)]
+        manager = Manager(ShmLoadSnapshotReader(path, 2))
+        engines = _engines(manager)
+        # What nothing was written into yet is not known.
+        assert engine_points(telemetry) == {}
+        for rank, writer in enumerate(writers):
+            writer.write(
+                LoadSnapshot(
+                    dp_rank=rank,
+                    timestamp=1.0,
+                    num_running_reqs=3 + rank,
+                    num_waiting_reqs=rank,
+                    token_usage=0.5,
+                )
+            )
+        wait_until(lambda: engine_points(telemetry) != {})
+        points = engine_points(telemetry)
+        assert points["requests.running"] == [("m", "0", 3), ("m", "1", 4)]
+        assert points["requests.waiting"] == [("m", "0", 0), ("m", "1", 1)]
+        assert points["kv_cache.utilization"] == [("m", "0", 0.5), ("m", "1", 0.5)]
+        engines.count(_outputs(dp_ranks=[1]), 0, Output(10, 5, 4, "stop"))
+        points = engine_points(telemetry)
+        assert points["prefix_cache.queries"] == [("m", "1", 10)]
+        assert points["prefix_cache.hits"] == [("m", "1", 4)]
+        assert points["preemptions"] == [("m", "1", 2)]
+        engines.close()
+
+    def test_tokens_proposed_and_accepted(self, telemetry: Telemetry) -> None:
+        manager = Manager(None, speculative_algorithm="EAGLE", speculative_num_draft_tokens=4)
+        engines = _engines(manager)
+        for _ in range(2):
+            engines.count(
+                _outputs(spec_verify_ct=[5], spec_num_correct_drafts=[7]), 0, Output(10, 12, 0, "stop")
+            )
+        points = engine_points(telemetry)
+        assert points["speculative.draft_tokens"] == [("m", "0", 30)]
+        assert points["speculative.accepted_tokens"] == [("m", "0", 14)]
+
+    def test_without_a_prefix_cache(self, telemetry: Telemetry) -> None:
+        manager = Manager(None, disable_radix_cache=True)
+        _engines(manager).count(_outputs(), 0, Output(10, 5, 0, "stop"))
+        assert set(engine_points(telemetry)) == {"preemptions"}
+
+
+def _engines(manager: Manager) -> sglang_engines.Engines:
+    recorder = runtime.current().recorder  # type: ignore[union-attr]
+    return sglang_engines.Engines(recorder, "sglang", "m", manager)
+
+
+def _outputs(**lists: list[int]) -> Any:
+    return SimpleNamespace(retraction_counts=[2], **lists)
 
 
 class TestThePlugIn:
