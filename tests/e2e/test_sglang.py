@@ -173,6 +173,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
+def instrumented_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processes that SGLang starts be instrumented too, which ``opentelemetry-instrument`` does not."""
+    folder = tmp_path / "children"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "from opentelemetry.instrumentation.auto_instrumentation import initialize\ninitialize()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", with_shim(str(folder)))
+
+
+@pytest.fixture
 def server(tmp_path: Path, folder: str) -> Iterator[Server]:
     port = free_port()
     log = tmp_path / "server.log"
@@ -211,7 +222,7 @@ def _children(pid: int) -> list[psutil.Process]:
     return []
 
 
-def test_every_request_is_accounted_for(server: Server) -> None:
+def test_every_request_is_accounted_for(instrumented_children: None, server: Server) -> None:
     answers = asyncio.run(_all_of_it(server.port))
     asked = sum(answer.prompts for answer in answers)
     wait_until(lambda: len(our_spans(server.receiver)) >= asked, "the spans arrive")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import multiprocessing
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import entry_points
@@ -25,6 +26,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 import otel_aimon
 from otel_aimon import runtime, semconv
+from otel_aimon.instrumentation import sglang as sglang_hooks
 from otel_aimon.instrumentation import sglang_engines
 from otel_aimon.instrumentation.sglang_outputs import Output
 from tests.support.telemetry import Telemetry, wait_until
@@ -379,9 +381,47 @@ class TestCalls:
 
 
 def _ledgers() -> list[Any]:
-    from otel_aimon.instrumentation import sglang
+    return sglang_hooks._Books.requests.ledgers()  # type: ignore[union-attr]
 
-    return sglang._Books.requests.ledgers()  # type: ignore[union-attr]
+
+class TestAnEngineOfBefore:
+    """Old versions hold on to the methods that an engine was made with: its outputs do not come by."""
+
+    @pytest.fixture
+    def unseen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sglang_hooks, "_ledger", lambda _manager: None)
+
+    def test_its_requests_end_with_their_results(
+        self, served: Served, unseen: None, telemetry: Telemetry
+    ) -> None:
+        outputs = served.generate([FOX, "one two"], sampling())
+        assert recorded(telemetry) == [
+            span(
+                input=output["meta_info"]["prompt_tokens"],
+                output=4,
+                cached=output["meta_info"]["cached_tokens"],
+                reasons=("length",),
+            )
+            for output in outputs
+        ]
+
+    def test_streamed(self, served: Served, unseen: None, telemetry: Telemetry) -> None:
+        list(served.generate(FOX, sampling(3), stream=True))
+        [one] = recorded(telemetry)
+        attributes = one["attributes"]
+        assert attributes[semconv.GEN_AI_USAGE_OUTPUT_TOKENS] == 3
+        assert attributes[semconv.AIMON_TIME_TO_FIRST_TOKEN] is True
+        assert outcomes(telemetry) == [None]
+
+
+class TestTheScheduler:
+    def test_its_process_is_silent(self, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
+        from sglang.srt.managers.scheduler import Scheduler
+
+        monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())
+        with pytest.raises(TypeError):
+            Scheduler()
+        assert runtime.current().recorder.closed  # type: ignore[union-attr]
 
 
 class TestRefusals:
@@ -776,7 +816,9 @@ class TestTheEnd:
 @pytest.fixture(scope="class")
 def embedding(folder: str) -> Iterator[Served]:
     with instrumented():
-        made = Served(folder, is_embedding=True)
+        # Whoever waits for a result gets it while the message that brought it is still handled.
+        at_once = {"batch_notify_size": 1} if TELLS_TIMES else {}
+        made = Served(folder, is_embedding=True, **at_once)
     yield made
     # SGLang ends all children of the process, those of another engine too.
     made.engine.shutdown()
