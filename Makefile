@@ -39,8 +39,8 @@ test-fast: $(DEV)
 test-frameworks: $(DEV)
 	$(NOX) --session frameworks oldest genai clients
 
-# Apart from the others, as they are large, slow to build, or pin what another needs newer: vllm, torch, tensorflow,
-# optimum, servers, llamacpp.
+# Apart from the others, as they are large, slow to build, or pin what another needs newer: vllm, sglang, torch,
+# tensorflow, optimum, servers, llamacpp.
 test-%: $(DEV)
 	$(NOX) --session $*
 

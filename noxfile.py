@@ -134,6 +134,28 @@ def vllm(session: nox.Session) -> None:
     _pytest(session, "tests/frameworks/test_vllm.py", "tests/e2e/test_vllm.py")
 
 
+SGLANG = {
+    "newest": ("sglang==0.5.23", "tests/frameworks/sglang-requirements.txt"),
+    "oldest": ("sglang==0.5.5.post3", "tests/frameworks/sglang-oldest-requirements.txt"),
+}
+
+
+@nox.session
+@nox.parametrize("versions", list(SGLANG))
+def sglang(session: nox.Session, versions: str) -> None:
+    """SGLang's engine plumbing on a CPU, without its kernels, which are for GPUs."""
+    distribution, requirements = SGLANG[versions]
+    http = ("opentelemetry-instrumentation-fastapi>=0.66b0", "opentelemetry-instrumentation-asgi>=0.66b0")
+    session.install(TORCH)
+    session.install(*TESTS, *http, TORCH, "-r", requirements)
+    # They require kernels and companions of torch that no CPU can have.
+    session.install("--no-deps", distribution)
+    if versions == "oldest":
+        session.install("--no-deps", "torchao==0.9.0")
+    session.install("--editable", ".")
+    _pytest(session, "tests/frameworks/test_sglang.py", "tests/e2e/test_sglang.py")
+
+
 TENSORFLOW = {
     "newest": ("tensorflow-cpu==2.21.0", "keras==3.15.1", "jax==0.10.2", "flax==0.12.8"),
     "oldest": ("tensorflow-cpu==2.18.0", "keras==3.5.0", "jax==0.4.30", "jaxlib==0.4.30", "flax==0.8.5"),

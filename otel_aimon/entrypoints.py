@@ -223,6 +223,13 @@ class VllmInstrumentor(FrameworkInstrumentor):
     framework = "vllm"
 
 
+class SglangInstrumentor(FrameworkInstrumentor):
+    """SGLang."""
+
+    entry_point = "aimon_sglang"
+    framework = "sglang"
+
+
 class OpenaiInstrumentor(FrameworkInstrumentor):
     """OpenAI's client."""
 
@@ -316,6 +323,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         OptimumInstrumentor,
         DiffusersInstrumentor,
         VllmInstrumentor,
+        SglangInstrumentor,
         OpenaiInstrumentor,
         AnthropicInstrumentor,
         OllamaInstrumentor,

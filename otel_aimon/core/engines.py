@@ -43,6 +43,7 @@ class Engine:
         running: Requests in the running batch now.
         waiting: Requests that wait now.
         kv_cache: Share of the key-value cache in use now.
+        poll: Brings what happens now up to date, where the engine does not tell of itself.
         prefix_queries: Tokens looked up in the prefix cache so far.
         prefix_hits: Tokens found there so far.
         preemptions: Requests taken out of the batch so far.
@@ -56,6 +57,7 @@ class Engine:
         "attributes",
         "draft_tokens",
         "kv_cache",
+        "poll",
         "preemptions",
         "prefix_hits",
         "prefix_queries",
@@ -73,6 +75,7 @@ class Engine:
         self.preemptions: int | None = None
         self.draft_tokens: int | None = None
         self.accepted_tokens: int | None = None
+        self.poll: Callable[[], None] | None = None
 
     def add(self, name: str, amount: int) -> None:
         """Count on."""
@@ -90,7 +93,15 @@ class Engines:
         self._lock = threading.RLock()
         self._rows: list[tuple[weakref.ref[Any], Engine]] = []
 
-    def open(self, framework: str, model: str, number: int, owner: object) -> Engine:
+    def open(
+        self,
+        framework: str,
+        model: str,
+        number: int,
+        owner: object,
+        *,
+        poll: Callable[[], None] | None = None,
+    ) -> Engine:
         """A new engine.
 
         Args:
@@ -99,6 +110,8 @@ class Engines:
             number: The framework's number for it; the next free one where another engine of the
                 same model in this process has it.
             owner: The engine is there for as long as this object.
+            poll: Called before its gauges are read, for an engine that does not tell of itself; takes
+                microseconds, and must not raise.
         """
         with self._lock:
             taken: dict[str, Engine | None] = {}
@@ -118,6 +131,7 @@ class Engines:
                     semconv.AIMON_ENGINE_ID: str(number),
                 }
             )
+            made.poll = poll
             former = taken.get(str(number))
             if former is not None:
                 # It counts on from where the one before it stopped: counters never go down.
@@ -129,7 +143,11 @@ class Engines:
 
     def present(self) -> list[Engine]:
         """Those that are there."""
-        return [engine for alive, engine in list(self._rows) if alive() is not None]
+        there = [engine for alive, engine in list(self._rows) if alive() is not None]
+        for engine in there:
+            if engine.poll is not None:
+                engine.poll()
+        return there
 
     def register(self, meter: Meter) -> None:
         """Make the instruments."""
@@ -140,6 +158,8 @@ class Engines:
 
     def _observer(self, slot: str, *, gauge: bool) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def read(_options: CallbackOptions) -> Iterable[Observation]:
+            if gauge:
+                self.present()
             return [
                 Observation(value, engine.attributes)
                 for alive, engine in list(self._rows)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from opentelemetry.context import attach, detach, get_current
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     """Reads an item that is about to go to the user. Must not keep, change or iterate it."""
 
 F = TypeVar("F", bound="Callable[..., Any]")
+P = ParamSpec("P")
 
 
 def observed_generator_function(
@@ -105,12 +106,23 @@ def observed_generator_function(
 
 def observed_async_generator_function(original: F, start: Start, on_item: OnItem | None = None) -> F:
     """Wrap an asynchronous generator function. See :func:`observed_generator_function`."""
+    return observed_async_stream(original, lambda _args, _kwargs: start(), on_item)
+
+
+def observed_async_stream(original: F, begin: Begin, on_item: OnItem | None = None) -> F:
+    """Wrap a function that returns an asynchronous generator of output, so that each iteration of it is an inference.
+
+    Args:
+        original: The user's function, or a method's function; called at the first step.
+        begin: Reads the call's arguments and starts the inference, at the first step.
+        on_item: Reads each item.
+    """
 
     @functools.wraps(original)
     async def generate(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         generator = original(*args, **kwargs)
+        inference = started(begin, args, kwargs)
         del args, kwargs
-        inference = started(start)
         context: Any = None if inference is None else inference.context
         _carried = _Carried(inference)
         pending: Any = _first_step(generator)
@@ -273,10 +285,10 @@ def abandon_with(stream: Any, inference: Inference) -> None:
     inference.watch_over(stream)
 
 
-def started(start: Start) -> Inference | None:
+def started(start: Callable[P, Inference | None], *args: P.args, **kwargs: P.kwargs) -> Inference | None:
     """Call ``start`` guarded."""
     try:
-        return start()
+        return start(*args, **kwargs)
     except Exception as error:
         swallow(error, "the start of a stream")
         return None

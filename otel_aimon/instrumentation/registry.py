@@ -256,6 +256,21 @@ FRAMEWORKS: tuple[Framework, ...] = (
         layer="generate, model",
     ),
     Framework(
+        name="sglang",
+        title="SGLang",
+        distribution="sglang",
+        oldest="0.5.5",
+        hooks=(
+            ("sglang.srt.managers.tokenizer_manager", "hook_tokenizer_manager"),
+            ("sglang.srt.managers.scheduler", "hook_scheduler"),
+            ("sglang.srt.entrypoints.engine", "hook_engine"),
+            ("sglang.srt.entrypoints.openai.serving_base", "hook_serving"),
+            ("sglang.srt.entrypoints.ollama.serving", "hook_ollama"),
+        ),
+        records="every prompt of `Engine` and of the HTTP server; the scheduler's queue, batch and caches",
+        layer="generate, model",
+    ),
+    Framework(
         name="openai",
         title="OpenAI client",
         distribution="openai",

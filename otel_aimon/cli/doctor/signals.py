@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _INFERENCE = ("aimon.inference.", "gen_ai.")
 _ENGINE = "aimon.engine."
 _ENGINES = "engines"
-_SERVING = frozenset({"vllm"})
+_SERVING = frozenset({"sglang", "vllm"})
 """Frameworks that are serving engines."""
 
 _OPTIONAL = {

@@ -1,0 +1,1 @@
+"""What old versions of SGLang take from vLLM on a CPU."""
