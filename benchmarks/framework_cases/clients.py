@@ -41,11 +41,58 @@ def anthropic():
     )
 
 
+def ollama():
+    import httpx
+    from ollama import Client
+
+    answer = {
+        "model": "m", "done": True, "done_reason": "stop", "prompt_eval_count": 1, "eval_count": 1,
+        "message": {"role": "assistant", "content": "hi"},
+    }  # fmt: skip
+    client = Client(host="http://server:11434", transport=_transport(httpx, answer))
+    messages = [{"role": "user", "content": "hi"}]
+    return constant(Client, "chat", lambda: client.chat(model="m", messages=messages))
+
+
+def litellm():
+    import litellm
+
+    asked = {
+        "model": "openai/m", "messages": [{"role": "user", "content": "hi"}], "mock_response": "hi",
+        "api_base": "http://server:4000/v1",
+    }  # fmt: skip
+    return constant(litellm, "completion", lambda: litellm.completion(**asked))
+
+
+def huggingface_hub():
+    import json
+
+    from huggingface_hub import InferenceClient
+
+    message = {"role": "assistant", "content": "hi"}
+    answer = {
+        "id": "1", "created": 1, "model": "m", "system_fingerprint": "",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    }  # fmt: skip
+    client = InferenceClient(base_url="http://server:8080/v1", api_key="none")
+    client._inner_post = lambda *_args, **_kwargs: json.dumps(answer).encode()
+    messages = [{"role": "user", "content": "hi"}]
+    return constant(InferenceClient, "chat_completion", lambda: client.chat_completion(messages, model="m"))
+
+
 def _answering(httpx, answer):
-    return httpx.Client(transport=httpx.MockTransport(lambda _request: httpx.Response(200, json=answer)))
+    return httpx.Client(transport=_transport(httpx, answer))
+
+
+def _transport(httpx, answer):
+    return httpx.MockTransport(lambda _request: httpx.Response(200, json=answer))
 
 
 CASES = {
     "openai": Case("openai", "`chat.completions.create`", openai),
     "anthropic": Case("anthropic", "`messages.create`", anthropic),
+    "ollama": Case("ollama", "`chat`", ollama),
+    "litellm": Case("litellm", "`completion`", litellm),
+    "huggingface_hub": Case("huggingface_hub", "`chat_completion`", huggingface_hub),
 }

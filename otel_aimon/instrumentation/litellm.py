@@ -97,13 +97,21 @@ def _start(hooks: Hooks, operation: str, _caller: Any, given: Mapping[str, Any])
         provider, _, model = model.partition("/")
     if not isinstance(provider, str) or not provider:
         provider = FRAMEWORK
-    server = client.server_at(given.get("api_base") or given.get("base_url"), provider)
-    named = server._replace(provider=_PROVIDERS.get(provider, provider))
-    return client.start(hooks.recorder, FRAMEWORK, operation, model, named)
+    url = given.get("api_base") or given.get("base_url")
+    server = _server(url if isinstance(url, str) else None, provider)
+    return client.start(hooks.recorder, FRAMEWORK, operation, model, server)
+
+
+@functools.lru_cache(maxsize=128)
+def _server(url: str | None, provider: str) -> client.Server:
+    named = _PROVIDERS.get(provider, provider)
+    return client.Server(named) if url is None else client.server_at(url, provider)._replace(provider=named)
 
 
 def _traces_itself(module: Any) -> bool:
     """Whether LiteLLM was told to send spans of its own."""
+    if not module.callbacks and not module.success_callback:
+        return False
     callbacks = (*module.callbacks, *module.success_callback)
     return any(
         each == "otel" or type(each).__module__.startswith("litellm.integrations.opentelemetry")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_aimon import semconv
 from otel_aimon.instrumentation import client
-from otel_aimon.instrumentation.client_answers import count, note_finish, note_model, part
+from otel_aimon.instrumentation.client_answers import count, note_finish, note_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,9 +49,10 @@ def _start(hooks: Hooks, operation: str, caller: Any, given: Mapping[str, Any]) 
 
 def _read(inference: Inference, answer: Any) -> None:
     """Take over what an answer, or the last chunk of one, says of itself."""
-    note_model(inference, part(answer, "model"))
-    note_finish(inference, part(answer, "done_reason"))
-    prompt, output = count(part(answer, "prompt_eval_count")), count(part(answer, "eval_count"))
+    said = vars(answer)
+    note_model(inference, said.get("model"))
+    note_finish(inference, said.get("done_reason"))
+    prompt, output = count(said.get("prompt_eval_count")), count(said.get("eval_count"))
     if prompt is not None:
         inference.input_tokens = prompt
     if output is not None and inference.series.generative:
