@@ -188,6 +188,13 @@ class LlamaCppInstrumentor(FrameworkInstrumentor):
     framework = "llama_cpp"
 
 
+class MlxLmInstrumentor(FrameworkInstrumentor):
+    """MLX LM."""
+
+    entry_point = "aimon_mlx_lm"
+    framework = "mlx_lm"
+
+
 class FasterWhisperInstrumentor(FrameworkInstrumentor):
     """faster-whisper."""
 
@@ -318,6 +325,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         Ctranslate2Instrumentor,
         OnnxruntimeGenaiInstrumentor,
         LlamaCppInstrumentor,
+        MlxLmInstrumentor,
         FasterWhisperInstrumentor,
         OpenvinoInstrumentor,
         OptimumInstrumentor,

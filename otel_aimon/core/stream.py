@@ -242,13 +242,14 @@ def observed_iteration(
     return result
 
 
-def observed_stream(original: F, begin: Begin, on_item: OnItem | None = None) -> F:
+def observed_stream(original: F, begin: Begin, on_item: OnItem | None = None, *, chunks: bool = True) -> F:
     """Wrap a function that returns a generator of output, so that each iteration of it is an inference.
 
     Args:
         original: The user's function, or a method's function.
         begin: Reads the call's arguments and starts the inference, at the first step.
         on_item: Reads each item.
+        chunks: As in :func:`observed_generator_function`.
     """
 
     @functools.wraps(original)
@@ -256,7 +257,9 @@ def observed_stream(original: F, begin: Begin, on_item: OnItem | None = None) ->
         generator = original(*args, **kwargs)
         if not isinstance(generator, GeneratorType):
             return generator
-        result = observed_generator_function(lambda: generator, lambda: begin(args, kwargs), on_item)()
+        result = observed_generator_function(
+            lambda: generator, lambda: begin(args, kwargs), on_item, chunks=chunks
+        )()
         _name_as(result, generator)
         return result
 

@@ -189,6 +189,22 @@ FRAMEWORKS: tuple[Framework, ...] = (
         layer="generate, model",
     ),
     Framework(
+        name="mlx_lm",
+        title="MLX LM",
+        distribution="mlx-lm",
+        oldest="0.28",
+        hooks=(
+            ("mlx_lm.utils", "hook_loading"),
+            ("mlx_lm.generate", "hook_generation"),
+            ("mlx_lm", "hook_names"),
+            ("mlx_lm.chat", "hook_names"),
+            ("mlx_lm.evaluate", "hook_names"),
+            ("mlx_lm.server", "hook_server"),
+        ),
+        records="`generate`, `stream_generate`, `batch_generate`, each prompt of a `BatchGenerator` and of the HTTP server",
+        layer="generate",
+    ),
+    Framework(
         name="faster_whisper",
         title="faster-whisper",
         distribution="faster-whisper",
