@@ -257,6 +257,21 @@ def servers(session: nox.Session, server: str) -> None:
     _pytest(session, "tests/frameworks/test_model_servers.py", *here)
 
 
+MLX = {
+    "newest": ("mlx-lm==0.32.2", "mlx[cpu]==0.32.4", "transformers==5.24.0"),
+    "oldest": ("mlx-lm==0.28.0", "mlx[cpu]==0.29.1", "transformers==4.57.6"),
+}
+
+
+@nox.session
+@nox.parametrize("versions", list(MLX))
+def mlx(session: nox.Session, versions: str) -> None:
+    """MLX LM on a CPU, where MLX runs as well as on Apple's GPUs."""
+    session.install(*TESTS, *MLX[versions])
+    session.install("--editable", ".")
+    _pytest(session, "tests/frameworks/test_mlx_lm.py", "tests/e2e/test_mlx_lm.py")
+
+
 LLAMACPP = {"newest": "llama-cpp-python[server]==0.3.36", "oldest": "llama-cpp-python==0.3.0"}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from otel_aimon import semconv
 from otel_aimon.alerts.rules import RULES, Rule
 from otel_aimon.config import ENV_PREFIX, Settings
-from otel_aimon.instrumentation.registry import FRAMEWORKS
+from otel_aimon.instrumentation.registry import FRAMEWORKS, Framework
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,10 +25,27 @@ def frameworks_table(prefix: str) -> str:
     """The registry, with links to the pages."""
     lines = ["| framework | what becomes a request | from version | entry point |", "|---|---|---|---|"]
     lines += [
-        f"| [{each.title}]({prefix}frameworks/{each.name}.md) | {each.records} | {each.oldest} | `aimon_{each.name}` |"
+        f"| [{each.title}]({prefix}frameworks/{each.name}.md){_mark(each)} | {each.records} | {each.oldest} | `aimon_{each.name}` |"
         for each in FRAMEWORKS
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *checked_lines(prefix)])
+
+
+def _mark(framework: Framework) -> str:
+    return r" \*" if framework.checked else ""
+
+
+def checked_lines(prefix: str) -> list[str]:
+    """What was run of the frameworks that do not run under the tests as they do for their users."""
+    return [
+        r"\* These need hardware that the tests do not have, and are written to their published interfaces. What is run:",
+        "",
+        *(
+            f"* [{each.title}]({prefix}frameworks/{each.name}.md): {each.checked}."
+            for each in FRAMEWORKS
+            if each.checked
+        ),
+    ]
 
 
 def settings_table() -> str:
@@ -131,11 +148,11 @@ def compatibility_table() -> str:
     rows.sort(key=lambda row: (order[row["framework"]], _version(row["version"]), row["python"]))
     lines = ["| framework | version | Python | tests passed | failed |", "|---|---|---|---:|---:|"]
     lines += [
-        f"| [{titles[row['framework']].title}](frameworks/{row['framework']}.md) | {row['version']} | {row['python']} "
+        f"| [{titles[row['framework']].title}](frameworks/{row['framework']}.md){_mark(titles[row['framework']])} | {row['version']} | {row['python']} "
         f"| {row['passed']} | {row['failed']} |"
         for row in rows
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *checked_lines("")])
 
 
 def _version(text: str) -> tuple[int, ...]:

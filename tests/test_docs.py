@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from otel_aimon import semconv
-from otel_aimon.instrumentation.registry import FRAMEWORKS
+from otel_aimon.instrumentation.registry import FRAMEWORKS, Framework
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -59,6 +59,14 @@ def test_every_framework_has_a_page() -> None:
         each.name for each in FRAMEWORKS if not (ROOT / "docs" / "frameworks" / f"{each.name}.md").exists()
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    "framework", [each for each in FRAMEWORKS if each.checked], ids=lambda each: each.name
+)
+def test_pages_of_frameworks_that_are_not_run_as_for_their_users_say_so(framework: Framework) -> None:
+    page = (ROOT / "docs" / "frameworks" / f"{framework.name}.md").read_text(encoding="utf-8")
+    assert framework.checked in " ".join(page.split())
 
 
 def test_the_two_commands_of_the_readme_are_targets_of_the_makefile() -> None:

@@ -109,6 +109,24 @@ def llama_cpp():
     return constant(llama_cpp.Llama, "create_completion", lambda: model.create_completion("hi", max_tokens=2))
 
 
+def mlx_lm():
+    import sys
+
+    import mlx_lm
+
+    from tests.support import tiny_mlx
+
+    path = str(tiny_mlx.save(Path(temporary_folder()) / "llama"))
+    model, tokenizer = mlx_lm.load(path)[:2]
+    item = list(mlx_lm.stream_generate(model, tokenizer, [1, 2], max_tokens=1))[-1]
+
+    def stream_generate(model, tokenizer, prompt):
+        yield item
+
+    sys.modules["mlx_lm.generate"].stream_generate = stream_generate
+    return lambda: mlx_lm.generate(model, tokenizer, [1, 2])
+
+
 CASES = {
     "transformers": Case("transformers", "`generate`", transformers),
     "transformers, pipeline": Case("transformers", "a pipeline", transformers_pipeline),
@@ -116,5 +134,6 @@ CASES = {
     "spacy": Case("spacy", "a pipeline", spacy),
     "ctranslate2": Case("ctranslate2", "`Generator.generate_batch`", ctranslate2),
     "onnxruntime_genai": Case("onnxruntime_genai", "a turn of one token", onnxruntime_genai),
+    "mlx_lm": Case("mlx_lm", "`generate` of one token", mlx_lm),
     "llama_cpp": Case("llama_cpp", "`create_completion`", llama_cpp),
 }

@@ -50,12 +50,26 @@ def observed_generator_function(
         on_item: Reads each item.
         chunks: The items are output as it comes out of one model call, so that the first is timed.
     """
+    return observed_generator_call(original, lambda _args, _kwargs: start(), on_item, chunks=chunks)
+
+
+def observed_generator_call(
+    original: F, begin: Begin, on_item: OnItem | None = None, *, chunks: bool = True
+) -> F:
+    """Wrap a generator function whose arguments say which inference it is. See :func:`observed_generator_function`.
+
+    Args:
+        original: The user's generator function.
+        begin: Reads the call's arguments and starts the inference, at the first step.
+        on_item: Reads each item.
+        chunks: As in :func:`observed_generator_function`.
+    """
 
     @functools.wraps(original)
     def generate(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         generator = original(*args, **kwargs)
+        inference = started(begin, args, kwargs)
         del args, kwargs  # The generator alone decides how long its arguments live.
-        inference = started(start)
         # Without an inference the steps are forwarded all the same, in whatever context is current.
         context: Any = None if inference is None else inference.context
         _carried = _Carried(inference)
@@ -242,14 +256,13 @@ def observed_iteration(
     return result
 
 
-def observed_stream(original: F, begin: Begin, on_item: OnItem | None = None, *, chunks: bool = True) -> F:
+def observed_stream(original: F, begin: Begin, on_item: OnItem | None = None) -> F:
     """Wrap a function that returns a generator of output, so that each iteration of it is an inference.
 
     Args:
         original: The user's function, or a method's function.
         begin: Reads the call's arguments and starts the inference, at the first step.
         on_item: Reads each item.
-        chunks: As in :func:`observed_generator_function`.
     """
 
     @functools.wraps(original)
@@ -257,9 +270,7 @@ def observed_stream(original: F, begin: Begin, on_item: OnItem | None = None, *,
         generator = original(*args, **kwargs)
         if not isinstance(generator, GeneratorType):
             return generator
-        result = observed_generator_function(
-            lambda: generator, lambda: begin(args, kwargs), on_item, chunks=chunks
-        )()
+        result = observed_generator_function(lambda: generator, lambda: begin(args, kwargs), on_item)()
         _name_as(result, generator)
         return result
 

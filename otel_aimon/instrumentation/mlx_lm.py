@@ -15,7 +15,7 @@ from opentelemetry.context import attach, create_key, detach, get_current, set_v
 from otel_aimon import semconv
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
-from otel_aimon.core.stream import observed_stream
+from otel_aimon.core.stream import observed_generator_call
 from otel_aimon.instrumentation.known import Known
 from otel_aimon.instrumentation.mlx_lm_batches import Batches
 
@@ -157,7 +157,7 @@ class _Models:
             inference.batch_size = 1
             return _Stoppable(inference) if get_current().get(_STOP_WORDS) else inference
 
-        return observed_stream(original, begin, _read, chunks=False)
+        return observed_generator_call(original, begin, _read, chunks=False)
 
 
 def _read(request: Any, item: Any) -> None:

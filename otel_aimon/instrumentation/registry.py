@@ -22,6 +22,8 @@ class Framework:
         records: What becomes a request, in a line for the docs.
         layer: Where its requests stand among nested layers, in a word for the docs.
         module: Where those functions are; ``otel_aimon.instrumentation.<name>`` by default.
+        checked: What was run, in a phrase for the docs, where the framework itself does not run under the tests as it
+            does for its users; empty where it does, in its oldest and its newest version.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Framework:
     records: str = ""
     layer: str = ""
     module: str = ""
+    checked: str = ""
 
 
 FRAMEWORKS: tuple[Framework, ...] = (
@@ -285,6 +288,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         ),
         records="every prompt of `Engine` and of the HTTP server; the scheduler's queue, batch and caches",
         layer="generate, model",
+        checked="its own front end, scheduler, server and models on a CPU, with a stand-in for its kernels, which are for GPUs",
     ),
     Framework(
         name="openai",

@@ -225,6 +225,7 @@ SHAPE: dict[str, Any] = {
             "entry_point": "str",
             "instrumented": "bool",
             "why_not": "str | None",
+            "checked": "str",
         }
     ],
     "resources": {

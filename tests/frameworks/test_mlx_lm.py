@@ -184,9 +184,7 @@ class TestGenerate:
 
 
 class TestStream:
-    def test_left_before_its_end_is_cancelled(
-        self, telemetry: Telemetry, model: Any, tokenizer: Any
-    ) -> None:
+    def test_left_before_its_end_is_cancelled(self, telemetry: Telemetry, model: Any, tokenizer: Any) -> None:
         stream = mlx_lm.stream_generate(model, tokenizer, PROMPT, max_tokens=50, sampler=ends_after(60))
         assert inspect.isgenerator(stream)
         next(stream)

@@ -35,6 +35,7 @@ class SeenFramework:
         entry_point: Its instrumentation.
         instrumented: Whether its requests will be recorded once the application imports it.
         why_not: Why not.
+        checked: What was run of it, where it does not run under the tests as it does for its users; else empty.
     """
 
     name: str
@@ -45,6 +46,7 @@ class SeenFramework:
     entry_point: str
     instrumented: bool
     why_not: str | None
+    checked: str = ""
 
 
 def look(seen: Seen) -> tuple[SeenFramework, ...]:
@@ -68,6 +70,7 @@ def _seen(framework: Framework, versions: dict[str, str], seen: Seen) -> SeenFra
         entry_point,
         why_not is None,
         why_not,
+        framework.checked,
     )
 
 
@@ -119,7 +122,7 @@ def tell(found: tuple[SeenFramework, ...]) -> list[str]:
         (
             each.title,
             each.version or "-",
-            each.oldest,
+            f"written to {each.oldest}" if each.checked else each.oldest,
             each.entry_point,
             "yes, when it is imported" if each.instrumented else f"no: {each.why_not}",
         )
