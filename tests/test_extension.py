@@ -67,7 +67,7 @@ def test_the_parameters_that_instrumentations_use() -> None:
     assert parameters(extension.quiet) == ["original", "recorder"]
     assert parameters(extension.Hooks.wrap) == ["self", "owner", "name", "make", "parameters"]
     assert parameters(Framework) == [
-        *("name", "title", "distribution", "oldest", "hooks", "records", "layer", "module"),
+        *("name", "title", "distribution", "oldest", "hooks", "records", "layer", "module", "checked"),
     ]
 
 
