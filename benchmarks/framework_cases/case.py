@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import inspect
 import shutil
 import tempfile
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,8 +38,21 @@ def constant(owner, name, call):
     def replaced(*_args, **_kwargs):
         return value
 
-    setattr(owner, name, replaced)
+    @functools.wraps(original)
+    async def replaced_later(*_args, **_kwargs):
+        return value
+
+    setattr(owner, name, replaced_later if inspect.iscoroutinefunction(original) else replaced)
     return call
+
+
+def done(coroutine):
+    """What a coroutine that waits for nothing returns, without an event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        return finished.value
+    raise AssertionError("it waits for something")
 
 
 def temporary_folder():

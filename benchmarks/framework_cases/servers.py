@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from framework_cases.case import Case
+from framework_cases.case import Case, constant, done
 
 
 def sglang():
@@ -51,6 +51,163 @@ def sglang():
     return call
 
 
+def litserve():
+    """A worker that steps through its loop, a request at each step."""
+    import time
+    import uuid
+    from types import SimpleNamespace
+
+    from litserve import LitAPI
+    from litserve.callbacks import CallbackRunner
+    from litserve.loops.simple_loops import SingleLoop
+    from litserve.utils import LitAPIStatus, LoopResponseType
+
+    from otel_aimon.instrumentation.litserve_http import Leavers
+
+    class Model(LitAPI):
+        def setup(self, device):
+            self.device = device
+
+        def predict(self, x):
+            return x
+
+    def run_single_loop(self, lit_api, request_queue, transport, callback_runner, lit_spec=None):
+        while True:
+            response_queue_id, uid, _, payload = request_queue.get(timeout=1.0)
+            for status in (LitAPIStatus.START, LitAPIStatus.OK):
+                self.put_response(
+                    transport=transport, response_queue_id=response_queue_id, uid=uid, response_data=payload,
+                    status=status, response_type=LoopResponseType.REGULAR,
+                )  # fmt: skip
+            yield
+
+    SingleLoop.run_single_loop = run_single_loop
+    model, loop, runner, item = (
+        Model(),
+        SingleLoop(),
+        CallbackRunner(),
+        (0, str(uuid.uuid4()), time.monotonic(), 1),
+    )
+    model.setup("cpu")
+    # What the HTTP processes share with a worker that they start.
+    runner._otel_aimon_leavers = Leavers()
+    requests = SimpleNamespace(get=lambda **_options: item)
+    transport = SimpleNamespace(send=lambda _item, consumer_id: None)
+    steps = [None]
+
+    def armed():
+        steps[0] = loop.run_single_loop(model, requests, transport, runner)
+
+    def call():
+        next(steps[0])
+
+    steps[0] = loop.run_single_loop(model, requests, transport, runner)
+    call.armed = armed
+    return call
+
+
+def bentoml():
+    """A worker that answers a request with what its service returned at once."""
+    from types import SimpleNamespace
+
+    from _bentoml_impl.server.app import ServiceAppFactory
+    from _bentoml_sdk.io_models import IOMixin
+    from starlette.responses import JSONResponse
+
+    response = JSONResponse(1)
+
+    async def api_endpoint(self, name, request):
+        output = await self._to_thread(len, "")
+        return await IOMixin.to_http_response(output, None)
+
+    async def _to_thread(self, func, *args, **kwargs):
+        return func(*args, **kwargs)
+
+    async def to_http_response(cls, obj, serde):
+        return response
+
+    ServiceAppFactory.api_endpoint = api_endpoint
+    ServiceAppFactory._to_thread = _to_thread
+    IOMixin.to_http_response = classmethod(to_http_response)
+    factory = object.__new__(ServiceAppFactory)
+    factory.service = SimpleNamespace(name="Model")
+    return lambda: done(factory.api_endpoint("predict", None))
+
+
+def ray_serve():
+    """A replica that takes a call which was submitted on another node."""
+    from contextlib import asynccontextmanager
+    from types import SimpleNamespace
+
+    from ray.serve._private import replica as module
+    from ray.serve._private.common import RequestMetadata
+
+    from otel_aimon.instrumentation import ray_serve as ours
+
+    @asynccontextmanager
+    async def _start_request(self, request_metadata):
+        yield
+
+    async def call_user_method(self, request_metadata, request_args, request_kwargs):
+        return 1
+
+    module.Replica._start_request = _start_request
+    module.UserCallableWrapper.call_user_method = call_user_method
+    # There is no cluster to ask.
+    ours._node = lambda: "here"
+    replica, user = object.__new__(module.Replica), object.__new__(module.UserCallableWrapper)
+    replica._deployment_id = SimpleNamespace(name="Model")
+    metadata = RequestMetadata("1", "1", call_method="predict")
+    vars(metadata)[ours._SUBMISSION] = ("there", 1, {})
+
+    async def handle():
+        async with replica._start_request(metadata):
+            return await user.call_user_method(metadata, (), {})
+
+    return lambda: done(handle())
+
+
+HEADERS = {"host": "server", "content-type": "application/json", "content-length": "40", "accept": "*/*"}
+
+
+def kserve():
+    from kserve import Model
+
+    class Same(Model):
+        def predict(self, payload, headers=None, response_headers=None):
+            return payload
+
+    model = Same("model")
+    return constant(Model, "__call__", lambda: done(model({"instances": [[1.0]]}, headers=HEADERS)))
+
+
+def mlserver():
+    from types import SimpleNamespace
+
+    from mlserver import MLModel
+    from mlserver.handlers.dataplane import DataPlane
+    from mlserver.settings import ModelSettings, Settings
+    from mlserver.types import InferenceRequest, InferenceResponse, Parameters
+
+    class Model(MLModel):
+        async def predict(self, _payload):
+            return InferenceResponse(model_name=self.name, outputs=[])
+
+    async def get_model(_name, _version=None):
+        return model
+
+    model = Model(ModelSettings(name="model", implementation=Model))
+    model.ready = True
+    plane = DataPlane(Settings(), SimpleNamespace(get_model=get_model))
+    payload = InferenceRequest(inputs=[], parameters=Parameters(headers=HEADERS))
+    return constant(DataPlane, "infer", lambda: done(plane.infer(payload, "model")))
+
+
 CASES = {
     "sglang": Case("sglang", "`TokenizerManager.generate_request`", sglang),
+    "litserve": Case("litserve", "a request in a worker", litserve),
+    "bentoml": Case("bentoml", "an API", bentoml),
+    "ray_serve": Case("ray_serve", "a call in a replica", ray_serve, "ray"),
+    "kserve": Case("kserve", "`Model.__call__`", kserve),
+    "mlserver": Case("mlserver", "`DataPlane.infer`", mlserver),
 }

@@ -127,6 +127,21 @@ def mlx_lm():
     return lambda: mlx_lm.generate(model, tokenizer, [1, 2])
 
 
+def optimum():
+    import torch
+
+    from tests.support import tiny_optimum
+
+    model = tiny_optimum.exported(Path(temporary_folder()), "classifier")
+    ids = torch.ones(1, 4, dtype=torch.long)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "token_type_ids": torch.zeros_like(ids),
+    }
+    return constant(type(model), "forward", lambda: model(**inputs))
+
+
 CASES = {
     "transformers": Case("transformers", "`generate`", transformers),
     "transformers, pipeline": Case("transformers", "a pipeline", transformers_pipeline),
@@ -136,4 +151,5 @@ CASES = {
     "onnxruntime_genai": Case("onnxruntime_genai", "a turn of one token", onnxruntime_genai),
     "mlx_lm": Case("mlx_lm", "`generate` of one token", mlx_lm),
     "llama_cpp": Case("llama_cpp", "`create_completion`", llama_cpp),
+    "optimum": Case("optimum", "a model", optimum, "optimum.onnxruntime"),
 }
