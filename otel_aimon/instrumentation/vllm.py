@@ -14,19 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import attach, create_key, detach, get_current, set_value
 
-from otel_aimon.core.call import leave, quiet
+from otel_aimon.core.call import leave
 from otel_aimon.core.guard import guarded
+from otel_aimon.instrumentation.vllm_beam_search import (
+    hook_beam_search,
+    hook_beam_search_of,
+    hook_online_beam_search,
+)
 from otel_aimon.instrumentation.vllm_calls import (
     current_call,
-    hook_beam_search,
     hook_generation,
-    hook_online_beam_search,
     hook_pooling,
-    hook_pooling_serving,
-    hook_serving,
+    hook_pooling_of,
     operation_of,
 )
+from otel_aimon.instrumentation.vllm_processes import hook_core, hook_workers
 from otel_aimon.instrumentation.vllm_requests import Entry, Ledger, Requests
+from otel_aimon.instrumentation.vllm_serving import hook_pooling_serving, hook_serving
 from otel_aimon.instrumentation.vllm_statistics import (
     hook_stat_loggers,
     keeps_statistics,
@@ -105,9 +109,13 @@ def hook_core_client(hooks: Hooks, module: Any) -> None:
 
 
 def hook_llm(hooks: Hooks, module: Any) -> None:
-    """Hook ``LLM``."""
-    hooks.wrap(module.LLM, "__init__", unasked)
-    hook_generation(hooks, module.LLM)
+    """Hook ``LLM``, which inherits its pooling and its beam search, or else has them itself."""
+    llm = module.LLM
+    hooks.wrap(llm, "__init__", unasked)
+    hook_generation(hooks, llm)
+    hook_pooling_of(hooks, llm)
+    if "beam_search" in vars(llm):
+        hook_beam_search_of(hooks, llm)
 
 
 def _submitter(requests: Requests, original: Any) -> Callable[..., Entry | None]:
@@ -199,9 +207,11 @@ def hook_outputs(hooks: Hooks, module: Any) -> None:
         wrap("abort_requests", _observe_abort, "request_ids"),
     ]
     requests.ends_are_seen = all(necessary)
-    wrap("_update_streaming_request_state", _observe_session, "req_state")
     wrap("propagate_error", _observe_death, "e")
-    hooks.wrap(module.RequestOutputCollector, "close", functools.partial(_observe_close, requests))
+    if "_update_streaming_request_state" in vars(processor):
+        wrap("_update_streaming_request_state", _observe_session, "req_state")
+    if "close" in vars(module.RequestOutputCollector):
+        hooks.wrap(module.RequestOutputCollector, "close", functools.partial(_observe_close, requests))
 
 
 def _observe_entry(requests: Requests, original: Any) -> Any:
@@ -306,30 +316,3 @@ def _observe_shutdown(requests: Requests, original: Any) -> Any:
 def _close_all(ledger: Ledger | None, error: BaseException | None) -> None:
     if ledger is not None:
         ledger.close_all(error)
-
-
-# --- the engine --------------------------------------------------------------------------------
-
-
-def hook_core(hooks: Hooks, module: Any) -> None:
-    """Keep the engine's core silent: a step there works on many requests at once.
-
-    In the front end's process it is silenced step by step; a process of its own has no requests.
-    """
-    for method in ("__init__", "step", "step_with_batch_queue"):
-        hooks.wrap(module.EngineCore, method, lambda original: quiet(original, hooks.recorder))
-    hooks.wrap(module.EngineCoreProc, "run_engine_core", functools.partial(_without_requests, hooks))
-
-
-def hook_workers(hooks: Hooks, module: Any) -> None:
-    """Keep the workers silent, which are processes of their own."""
-    hooks.wrap(module.WorkerProc, "worker_main", functools.partial(_without_requests, hooks))
-
-
-def _without_requests(hooks: Hooks, original: Any) -> Any:
-    @functools.wraps(original)
-    def main(*args: Any, **kwargs: Any) -> Any:
-        hooks.recorder.close()
-        return original(*args, **kwargs)
-
-    return main

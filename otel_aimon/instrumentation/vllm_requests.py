@@ -97,7 +97,7 @@ class Entry:
             inference.cached_tokens = state.num_cached_tokens
         tokens = 0
         if self.generative and state.detokenizer is not None:
-            tokens = state.detokenizer.num_output_tokens()
+            tokens = _tokens_of(state.detokenizer)
             inference.output_tokens = (inference.output_tokens or 0) + tokens
         if state.stats is not None and not self.sessional:
             self._read_times(inference, state.stats, tokens)
@@ -164,6 +164,12 @@ class Entry:
                     inference.decode_ns / inference.decode_steps / _NANO
                 )
         inference.details = dict(details)
+
+
+def _tokens_of(detokenizer: Any) -> int:
+    """How many tokens a sequence has, which the oldest versions do not count."""
+    count = getattr(detokenizer, "num_output_tokens", None)
+    return int(count()) if count is not None else len(detokenizer.output_token_ids)
 
 
 class Ledger:
@@ -257,7 +263,10 @@ class Requests:
         """The ledger of an ``OutputProcessor``."""
         found = self._ledgers.get(processor)
         if found is None:
-            traces_itself = bool(getattr(processor, "tracing_enabled", False))
+            # Older versions keep their tracer there, newer ones a flag.
+            traces_itself = bool(
+                getattr(processor, "tracing_enabled", False) or getattr(processor, "tracer", None)
+            )
             found = self._ledgers[processor] = Ledger(self.recorder, traces_itself=traces_itself)
         return found
 
