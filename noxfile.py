@@ -291,6 +291,22 @@ def mlx(session: nox.Session, versions: str) -> None:
     _pytest(session, "tests/frameworks/test_mlx_lm.py", "tests/e2e/test_mlx_lm.py")
 
 
+TRITONCLIENT = {"newest": "tritonclient[all]==2.73.0", "oldest": "tritonclient[all]==2.52.0"}
+
+
+@nox.session
+@nox.parametrize("versions", list(TRITONCLIENT))
+def tritonclient(session: nox.Session, versions: str) -> None:
+    """Triton's client, against a real Triton server, in an environment of its own."""
+    transports = (
+        "opentelemetry-instrumentation-grpc>=0.66b0",
+        "opentelemetry-instrumentation-aiohttp-client>=0.66b0",
+    )
+    session.install(*TESTS, *transports, TRITONCLIENT[versions], "nvidia-pytriton==0.7.0")
+    session.install("--editable", ".")
+    _pytest(session, "tests/frameworks/test_tritonclient.py", "tests/e2e/test_tritonclient.py")
+
+
 LLAMACPP = {"newest": "llama-cpp-python[server]==0.3.36", "oldest": "llama-cpp-python==0.3.0"}
 
 

@@ -272,6 +272,13 @@ class HuggingfaceHubInstrumentor(FrameworkInstrumentor):
     framework = "huggingface_hub"
 
 
+class TritonclientInstrumentor(FrameworkInstrumentor):
+    """Triton's client."""
+
+    entry_point = "aimon_tritonclient"
+    framework = "tritonclient"
+
+
 class LitserveInstrumentor(FrameworkInstrumentor):
     """LitServe."""
 
@@ -337,6 +344,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         OllamaInstrumentor,
         LitellmInstrumentor,
         HuggingfaceHubInstrumentor,
+        TritonclientInstrumentor,
         LitserveInstrumentor,
         BentomlInstrumentor,
         RayServeInstrumentor,

@@ -81,6 +81,46 @@ def huggingface_hub():
     return constant(InferenceClient, "chat_completion", lambda: client.chat_completion(messages, model="m"))
 
 
+def tritonclient():
+    import json
+
+    import numpy as np
+    from tritonclient import http
+
+    rows = http.InferInput("x", [2, 4], "FP32").set_data_from_numpy(np.ones((2, 4), np.float32))
+    answer = {"outputs": [{"name": "y", "datatype": "FP32", "shape": [2, 4]}]}
+    result = http.InferResult.from_response_body(json.dumps(answer).encode())
+    return _triton(http, "server:8000", rows, result)
+
+
+def tritonclient_grpc():
+    import numpy as np
+    from tritonclient import grpc
+
+    rows = grpc.InferInput("x", [2, 4], "FP32").set_data_from_numpy(np.ones((2, 4), np.float32))
+    answer = grpc.service_pb2.ModelInferResponse()
+    answer.outputs.add(name="y", datatype="FP32", shape=[2, 4])
+    return _triton(grpc, "server:8001", rows, grpc.InferResult(answer))
+
+
+def _triton(module, url, rows, result):
+    def infer(self, model_name, inputs, model_version=""):
+        return result
+
+    module.InferenceServerClient.infer = infer
+    made = [module.InferenceServerClient(url)]
+
+    def armed():
+        # Whom it asks is known from when a client is made.
+        made[0] = module.InferenceServerClient(url)
+
+    def call():
+        return made[0].infer("m", [rows])
+
+    call.armed = armed
+    return call
+
+
 def _answering(httpx, answer):
     return httpx.Client(transport=_transport(httpx, answer))
 
@@ -95,4 +135,6 @@ CASES = {
     "ollama": Case("ollama", "`chat`", ollama),
     "litellm": Case("litellm", "`completion`", litellm),
     "huggingface_hub": Case("huggingface_hub", "`chat_completion`", huggingface_hub),
+    "tritonclient": Case("tritonclient", "`http.InferenceServerClient.infer`", tritonclient),
+    "tritonclient, grpc": Case("tritonclient", "`grpc.InferenceServerClient.infer`", tritonclient_grpc),
 }

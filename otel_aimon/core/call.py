@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     """Reads the call's arguments and starts its inference; None lets the call through unrecorded."""
     Finish = Callable[[Inference, tuple[Any, ...], dict[str, Any], Any], None]
     """Reads the call's result into its inference; the wrapper ends it."""
+    Failed = Callable[[Inference, BaseException], None]
+    """Ends an inference whose call raised, where the exception's class does not tell what was wrong."""
     Streamed = Callable[[Inference, Any], Any]
     """Returns what the user gets instead of a lazy result, in which the inference goes on; or None."""
 
@@ -36,7 +38,12 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 
 def observed(
-    original: F, begin: Begin, finish: Finish | None = None, *, streamed: Streamed | None = None
+    original: F,
+    begin: Begin,
+    finish: Finish | None = None,
+    *,
+    streamed: Streamed | None = None,
+    failed: Failed | None = None,
 ) -> F:
     """Wrap a function so that each call is an inference.
 
@@ -45,6 +52,7 @@ def observed(
         begin: Starts the inference.
         finish: Reads the result.
         streamed: For functions that may return a lazy result.
+        failed: Reads the exception.
     """
 
     @functools.wraps(original)
@@ -57,7 +65,7 @@ def observed(
             result = original(*args, **kwargs)
         except BaseException as error:
             detach(token)
-            inference.fail(error)
+            _fail(failed, inference, error)
             raise
         detach(token)
         if streamed is not None:
@@ -80,7 +88,12 @@ def observed(
 
 
 def observed_async(
-    original: F, begin: Begin, finish: Finish | None = None, *, streamed: Streamed | None = None
+    original: F,
+    begin: Begin,
+    finish: Finish | None = None,
+    *,
+    streamed: Streamed | None = None,
+    failed: Failed | None = None,
 ) -> F:
     """Wrap a coroutine function so that each awaited call is an inference. See :func:`observed`."""
 
@@ -94,7 +107,7 @@ def observed_async(
             result = await original(*args, **kwargs)
         except BaseException as error:
             leave(token, error)
-            inference.fail(error)
+            _fail(failed, inference, error)
             raise
         detach(token)
         if streamed is not None:
@@ -154,6 +167,16 @@ def _begin(begin: Begin, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Infer
     except Exception as error:
         swallow(error, _place(begin))
         return None
+
+
+def _fail(failed: Failed | None, inference: Inference, error: BaseException) -> None:
+    if failed is not None:
+        try:
+            failed(inference, error)
+        except Exception as own_error:
+            swallow(own_error, _place(failed))
+    # Only the first end counts.
+    inference.fail(error)
 
 
 def _place(function: Any) -> str:

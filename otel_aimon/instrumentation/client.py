@@ -97,7 +97,14 @@ def _server(url: Any, otherwise: str) -> Server:
     return Server(next(known, otherwise), host, port)
 
 
-def start(recorder: Recorder, framework: str, operation: str, model: Any, server: Server) -> Inference | None:
+def start(
+    recorder: Recorder,
+    framework: str,
+    operation: str,
+    model: Any,
+    server: Server,
+    layer: Layer = Layer.GENERATE,
+) -> Inference | None:
     """Start a request to a remote model.
 
     Args:
@@ -106,6 +113,7 @@ def start(recorder: Recorder, framework: str, operation: str, model: Any, server
         operation: The operation in the conventions' words.
         model: The model that is asked for, if it is a text.
         server: Whom it goes to.
+        layer: Where it stands among nested layers.
     """
     series = recorder.series(
         framework,
@@ -114,7 +122,7 @@ def start(recorder: Recorder, framework: str, operation: str, model: Any, server
         provider=server.provider,
         kind=SpanKind.CLIENT,
     )
-    inference = recorder.start(series, Layer.GENERATE)
+    inference = recorder.start(series, layer)
     if inference is not None and server.address is not None:
         inference.details = {semconv.SERVER_ADDRESS: server.address}
         if server.port is not None:

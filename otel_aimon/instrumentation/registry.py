@@ -363,6 +363,21 @@ FRAMEWORKS: tuple[Framework, ...] = (
         layer="generate",
     ),
     Framework(
+        name="tritonclient",
+        title="Triton client",
+        distribution="tritonclient",
+        oldest="2.52",
+        hooks=(
+            ("tritonclient.http._client", "hook_http"),
+            ("tritonclient.http.aio", "hook_http_aio"),
+            ("tritonclient.grpc._client", "hook_grpc"),
+            ("tritonclient.grpc._infer_stream", "hook_streams"),
+            ("tritonclient.grpc.aio", "hook_grpc_aio"),
+        ),
+        records="inferences asked of a Triton or KServe v2 server, over HTTP and gRPC, also asynchronous and on streams",
+        layer="model, generate",
+    ),
+    Framework(
         name="litserve",
         title="LitServe",
         distribution="litserve",
