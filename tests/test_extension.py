@@ -61,8 +61,8 @@ def test_the_parameters_that_instrumentations_use() -> None:
     def parameters(function: Any) -> list[str]:
         return list(inspect.signature(function).parameters)
 
-    assert parameters(extension.observed) == ["original", "begin", "finish", "streamed"]
-    assert parameters(extension.observed_async) == ["original", "begin", "finish", "streamed"]
+    assert parameters(extension.observed) == ["original", "begin", "finish", "streamed", "failed"]
+    assert parameters(extension.observed_async) == ["original", "begin", "finish", "streamed", "failed"]
     assert parameters(extension.observed_stream) == ["original", "begin", "on_item"]
     assert parameters(extension.quiet) == ["original", "recorder"]
     assert parameters(extension.Hooks.wrap) == ["self", "owner", "name", "make", "parameters"]
