@@ -39,7 +39,7 @@ test-fast: $(DEV)
 test-frameworks: $(DEV)
 	$(NOX) --session frameworks oldest genai clients
 
-# Apart from the others, as they are large, slow to build, or pin what another needs newer: vllm, sglang, torch,
+# Apart from the others, as they are large, slow to build, or pin what another needs newer: vllm, sglang, lmdeploy, torch,
 # tensorflow, tritonclient, optimum, servers, llamacpp, mlx.
 test-%: $(DEV)
 	$(NOX) --session $*

@@ -175,6 +175,21 @@ def sglang(session: nox.Session, versions: str) -> None:
     _pytest(session, "tests/frameworks/test_sglang.py", "tests/e2e/test_sglang.py")
 
 
+LMDEPLOY = {"newest": "lmdeploy==0.18.0", "oldest": "lmdeploy==0.13.0"}
+
+
+@nox.session
+@nox.parametrize("versions", list(LMDEPLOY))
+def lmdeploy(session: nox.Session, versions: str) -> None:
+    """LMDeploy's front end on a CPU, without its engines, which are for GPUs."""
+    session.install(TORCH)
+    session.install(*TESTS, TORCH, "-r", "tests/frameworks/lmdeploy-requirements.txt")
+    # It requires kernels and companions of torch that no CPU can have.
+    session.install("--no-deps", LMDEPLOY[versions])
+    session.install("--editable", ".")
+    _pytest(session, "tests/frameworks/test_lmdeploy.py", "tests/e2e/test_lmdeploy.py")
+
+
 TENSORFLOW = {
     "newest": ("tensorflow-cpu==2.21.0", "keras==3.15.1", "jax==0.10.2", "flax==0.12.8"),
     "oldest": ("tensorflow-cpu==2.18.0", "keras==3.5.0", "jax==0.4.30", "jaxlib==0.4.30", "flax==0.8.5"),

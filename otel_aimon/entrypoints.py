@@ -237,6 +237,13 @@ class SglangInstrumentor(FrameworkInstrumentor):
     framework = "sglang"
 
 
+class LmdeployInstrumentor(FrameworkInstrumentor):
+    """LMDeploy."""
+
+    entry_point = "aimon_lmdeploy"
+    framework = "lmdeploy"
+
+
 class OpenaiInstrumentor(FrameworkInstrumentor):
     """OpenAI's client."""
 
@@ -339,6 +346,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         DiffusersInstrumentor,
         VllmInstrumentor,
         SglangInstrumentor,
+        LmdeployInstrumentor,
         OpenaiInstrumentor,
         AnthropicInstrumentor,
         OllamaInstrumentor,

@@ -123,13 +123,16 @@ def observed_async_generator_function(original: F, start: Start, on_item: OnItem
     return observed_async_stream(original, lambda _args, _kwargs: start(), on_item)
 
 
-def observed_async_stream(original: F, begin: Begin, on_item: OnItem | None = None) -> F:
+def observed_async_stream(
+    original: F, begin: Begin, on_item: OnItem | None = None, *, chunks: bool = True
+) -> F:
     """Wrap a function that returns an asynchronous generator of output, so that each iteration of it is an inference.
 
     Args:
         original: The user's function, or a method's function; called at the first step.
         begin: Reads the call's arguments and starts the inference, at the first step.
         on_item: Reads each item.
+        chunks: As in :func:`observed_generator_function`.
     """
 
     @functools.wraps(original)
@@ -164,7 +167,8 @@ def observed_async_stream(original: F, begin: Begin, on_item: OnItem | None = No
                 context = get_current()
                 detach(token)
             if inference is not None:
-                inference.chunk()
+                if chunks:
+                    inference.chunk()
                 if on_item is not None:
                     read_item(on_item, inference, item)
             closing = False

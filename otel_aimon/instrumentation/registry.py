@@ -305,6 +305,19 @@ FRAMEWORKS: tuple[Framework, ...] = (
         checked="its own front end, scheduler, server and models on a CPU, with a stand-in for its kernels, which are for GPUs",
     ),
     Framework(
+        name="lmdeploy",
+        title="LMDeploy",
+        distribution="lmdeploy",
+        oldest="0.13",
+        hooks=(
+            ("lmdeploy.serve.core.async_engine", "hook_requests"),
+            ("lmdeploy.pytorch.engine.engine", "hook_engine"),
+        ),
+        records="every prompt of `pipeline`, of `AsyncEngine` and of the HTTP server",
+        layer="generate",
+        checked="its own pipeline, front end and HTTP server on a CPU, with a stand-in for the engine that runs the model, which is for GPUs",
+    ),
+    Framework(
         name="openai",
         title="OpenAI client",
         distribution="openai",
