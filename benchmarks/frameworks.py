@@ -64,6 +64,7 @@ def measure(case, rounds):
         counts = requests(reader)
         assert counts == [WARM_UP + CALLS], f"{case.framework}: requests of each series: {counts}"
         otel_aimon.uninstrument()
+        getattr(call, "disarmed", lambda: None)()
         provider.force_flush()
     return statistics.median(added), statistics.median(floors)
 

@@ -19,7 +19,8 @@ class Case(NamedTuple):
     Attributes:
         framework: Key in the registry.
         call: What is called, for the page.
-        make: Returns the call. If it has an attribute ``armed``, that is called each time otel-aimon is armed.
+        make: Returns the call. If it has attributes ``armed`` and ``disarmed``, these are called each time that
+            otel-aimon has been armed, or disarmed.
         module: What must be there to be imported, where it is not the framework's key.
     """
 

@@ -23,6 +23,9 @@ FRAMEWORK = "kserve"
 
 _OPERATIONS = {"EXPLAIN": "explain", "PREDICT": "predict"}
 
+_HEADERS, _VERB = 2, 3
+"""Positions of the parameters that are read, where they are not passed by name."""
+
 
 def hook_models(hooks: Hooks, module: Any) -> None:
     """Hook the parent of all models.
@@ -37,10 +40,12 @@ def hook_models(hooks: Hooks, module: Any) -> None:
 
 
 def _begin(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
-    known = dict(zip(("self", "body", "headers", "verb"), args, strict=False)) | kwargs
+    model = args[0]
+    headers = args[_HEADERS] if len(args) > _HEADERS else kwargs.get("headers")
+    verb = args[_VERB] if len(args) > _VERB else kwargs.get("verb")
     current = get_current()
-    if not trace.get_current_span(current).get_span_context().is_valid:
-        current = propagate.extract(known.get("headers") or {}, current)
-    operation = _OPERATIONS.get(getattr(known.get("verb"), "name", "PREDICT"), "predict")
-    series = recorder.series(FRAMEWORK, operation, known["self"].name)
+    if headers and not trace.get_current_span(current).get_span_context().is_valid:
+        current = propagate.extract(headers, current)
+    operation = _OPERATIONS.get(getattr(verb, "name", "PREDICT"), "predict")
+    series = recorder.series(FRAMEWORK, operation, model.name)
     return recorder.start(series, Layer.REQUEST, current)

@@ -223,6 +223,10 @@ def hook_loops(hooks: Hooks, module: Any) -> None:
 
 
 def _observe_response(books: Books, original: Any) -> Any:
+    from litserve.utils import LitAPIStatus, LoopResponseType
+
+    start, regular = LitAPIStatus.START, LoopResponseType.REGULAR
+
     @functools.wraps(original)
     def put_response(
         self: Any,
@@ -239,28 +243,30 @@ def _observe_response(books: Books, original: Any) -> Any:
                 self, transport, response_queue_id, uid, response_data, status, response_type, **more
             )
         finally:
-            guarded(_respond, books, uid, response_data, status, response_type)
+            if status != start:
+                whole = response_type == regular
+                guarded(_respond, books, LitAPIStatus, uid, response_data, status, whole=whole)
 
     return put_response
 
 
-def _respond(books: Books, uid: Any, data: Any, status: Any, response_type: Any) -> None:
-    from litserve.utils import LitAPIStatus, LoopResponseType
-
+def _respond(books: Books, statuses: Any, uid: Any, data: Any, status: Any, *, whole: bool) -> None:
     inference = books.running.get(uid)
     if inference is None:
         return
-    whole = status == LitAPIStatus.OK and response_type == LoopResponseType.REGULAR
-    if status == LitAPIStatus.ERROR:
+    if status == statuses.ERROR:
         books.answered(uid)
         _fail(inference, data)
-    elif whole or status == LitAPIStatus.FINISH_STREAMING:
+    elif status == statuses.FINISH_STREAMING:
         books.answered(uid)
         if books.leavers is not None and books.leavers.holds(uid):
             inference.cancel()
         else:
             inference.end()
-    elif status == LitAPIStatus.OK:
+    elif status == statuses.OK and whole:
+        books.answered(uid)
+        inference.end()
+    elif status == statuses.OK:
         inference.chunk()
 
 

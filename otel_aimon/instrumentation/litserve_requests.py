@@ -11,6 +11,7 @@ from opentelemetry.context import attach, detach, get_current
 
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
+from otel_aimon.instrumentation.known import Known
 from otel_aimon.instrumentation.litserve_http import Leavers, Submitted
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.recorder import Recorder
+    from otel_aimon.core.series import Series
 
 FRAMEWORK = "litserve"
 
@@ -42,6 +44,7 @@ class Books:
         self.running: dict[Any, Inference] = {}
         self.leavers: Leavers | None = None
         self._entered: tuple[list[Any], Token[Context]] | None = None
+        self._series: Known[Series] = Known()
 
     def take(self, lit_api: Any, request: Any) -> Any:
         """Start the request that a worker has just taken out of the queue.
@@ -60,13 +63,9 @@ class Books:
         parent = get_current()
         if isinstance(submitted, Submitted):
             parent = propagate.extract(submitted.carrier, parent)
-        operation = _OPERATIONS.get(type(getattr(lit_api, "spec", None)).__name__, "predict")
-        inference = self.recorder.start(
-            self.recorder.series(FRAMEWORK, operation, type(lit_api).__name__),
-            Layer.REQUEST,
-            parent,
-            since=(perf_counter_ns() - waited, time_ns() - waited),
-        )
+        series = self._series.of(lit_api) or self._series.learn(lit_api, self._series_of(lit_api))
+        since = perf_counter_ns() - waited, time_ns() - waited
+        inference = self.recorder.start(series, Layer.REQUEST, parent, since=since)
         if inference is None:
             return None
         inference.queue_ns = waited
@@ -74,6 +73,10 @@ class Books:
         inference.device = device if isinstance(device, str) else None
         self.running[uid] = inference
         return uid
+
+    def _series_of(self, lit_api: Any) -> Series:
+        operation = _OPERATIONS.get(type(getattr(lit_api, "spec", None)).__name__, "predict")
+        return self.recorder.series(FRAMEWORK, operation, type(lit_api).__name__)
 
     def enter(self, uids: list[Any]) -> None:
         """Work on a batch from now on, on this thread, until the last of its requests has ended."""
@@ -95,7 +98,7 @@ class Books:
     def answered(self, uid: Any) -> Inference | None:
         """The request that has its last response now; the caller ends it."""
         inference = self.running.pop(uid, None)
-        if self._entered is not None and not self.running.keys() & self._entered[0]:
+        if self._entered is not None and self.running.keys().isdisjoint(self._entered[0]):
             self.leave()
         return inference
 

@@ -53,9 +53,10 @@ def hook_data_plane(hooks: Hooks, module: Any) -> None:
 
 
 def _begin(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
-    known = dict(zip(("self", "payload", "name"), args, strict=False)) | kwargs
-    headers = getattr(getattr(known["payload"], "parameters", None), "headers", None)
-    return _start(recorder, "predict", known["name"], headers)
+    payload = args[1] if len(args) > 1 else kwargs["payload"]
+    name = args[2] if len(args) > 2 else kwargs["name"]
+    headers = getattr(getattr(payload, "parameters", None), "headers", None)
+    return _start(recorder, "predict", name, headers)
 
 
 def _observe_stream(recorder: Recorder, original: Any) -> Any:
@@ -71,8 +72,8 @@ def _start(
     recorder: Recorder, operation: str, name: str, headers: Mapping[str, str] | None
 ) -> Inference | None:
     current = get_current()
-    if not trace.get_current_span(current).get_span_context().is_valid:
-        current = propagate.extract(headers or {}, current)
+    if headers and not trace.get_current_span(current).get_span_context().is_valid:
+        current = propagate.extract(headers, current)
     return recorder.start(recorder.series(FRAMEWORK, operation, name), Layer.REQUEST, current)
 
 

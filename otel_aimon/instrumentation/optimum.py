@@ -17,12 +17,14 @@ from otel_aimon import semconv
 from otel_aimon.core.call import observed
 from otel_aimon.core.layers import Layer
 from otel_aimon.instrumentation.classes import hook_method
+from otel_aimon.instrumentation.known import Known
 from otel_aimon.instrumentation.tabular import hook_silent_functions, rows
 from otel_aimon.instrumentation.torch_device import device_name
 from otel_aimon.instrumentation.transformers_model import model_name
 
 if TYPE_CHECKING:
     from otel_aimon.core.inference import Inference
+    from otel_aimon.core.series import Series
     from otel_aimon.instrumentation.hooks import Hooks
 
 FRAMEWORK = "optimum"
@@ -58,9 +60,9 @@ def hook_models(hooks: Hooks, module: Any) -> None:
         hooks: Of Optimum.
         module: ``optimum.onnxruntime.modeling``.
     """
-    hook_method(
-        hooks, module.ORTModel, "forward", functools.partial(_observe_forward, hooks, module.ORTModel)
-    )
+    series: Known[Series] = Known()
+    observe = functools.partial(_observe_forward, hooks, module.ORTModel, series)
+    hook_method(hooks, module.ORTModel, "forward", observe)
 
 
 def hook_export(hooks: Hooks, module: Any) -> None:
@@ -75,18 +77,22 @@ def hook_export(hooks: Hooks, module: Any) -> None:
     hook_silent_functions(hooks, [module, *others], ("onnx_export_from_model",))
 
 
-def _observe_forward(hooks: Hooks, base: type, original: Any) -> Any:
+def _observe_forward(hooks: Hooks, base: type, series: Known[Series], original: Any) -> Any:
     recorder = hooks.recorder
     names = tuple(inspect.signature(original).parameters)
+    inputs = tuple((name, names.index(name) if name in names else None) for name in _INPUTS)
 
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
         model = args[0] if args else None
         if not isinstance(model, base):
             return None
-        series = recorder.series(FRAMEWORK, _operation(type(model)), model_name(model))
-        inference = recorder.start(series, Layer.MODEL)
+        known = series.of(model)
+        if known is None:
+            found = recorder.series(FRAMEWORK, _operation(type(model)), model_name(model))
+            known = series.learn(model, found)
+        inference = recorder.start(known, Layer.MODEL)
         if inference is not None:
-            inference.batch_size = _batch_size(names, args, kwargs)
+            inference.batch_size = _batch_size(inputs, args, kwargs)
             inference.device = _device(model)
         return inference
 
@@ -97,13 +103,17 @@ def _operation(cls: type) -> str:
     return next((_OPERATIONS[each.__name__] for each in cls.__mro__ if each.__name__ in _OPERATIONS), _STEP)
 
 
-def _batch_size(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    passed = {**dict(zip(names, args, strict=False)), **kwargs}
-    inputs = next((passed[name] for name in _INPUTS if passed.get(name) is not None), None)
-    if inputs is None:
-        # Models of any other task name their inputs as they like.
-        inputs = next(iter(kwargs.values()), None)
-    return rows(inputs)
+def _batch_size(
+    inputs: tuple[tuple[str, int | None], ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> int | None:
+    for name, place in inputs:
+        value = kwargs.get(name)
+        if value is None and place is not None and place < len(args):
+            value = args[place]
+        if value is not None:
+            return rows(value)
+    # Models of any other task name their inputs as they like.
+    return rows(next(iter(kwargs.values()), None))
 
 
 def _device(model: Any) -> str | None:

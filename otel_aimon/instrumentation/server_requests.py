@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,16 @@ def carrier_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     Args:
         headers: As in the ASGI scope.
     """
-    fields = propagate.get_global_textmap().fields
+    fields = _fields_of(propagate.get_global_textmap())
     return {
-        name: value.decode("latin-1")
-        for raw, value in headers
-        if (name := raw.decode("latin-1").lower()) in fields
+        fields[name]: value.decode("latin-1") for raw, value in headers if (name := raw.lower()) in fields
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _fields_of(propagator: Any) -> dict[bytes, str]:
+    """The headers that a propagator reads, as they are in an ASGI scope, and as it calls them."""
+    return {name.lower().encode("latin-1"): name for name in propagator.fields}
 
 
 def begin_batch(requests: list[Inference], size: int) -> Any:
