@@ -237,6 +237,13 @@ class SglangInstrumentor(FrameworkInstrumentor):
     framework = "sglang"
 
 
+class TensorrtLlmInstrumentor(FrameworkInstrumentor):
+    """TensorRT-LLM."""
+
+    entry_point = "aimon_tensorrt_llm"
+    framework = "tensorrt_llm"
+
+
 class LmdeployInstrumentor(FrameworkInstrumentor):
     """LMDeploy."""
 
@@ -346,6 +353,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         DiffusersInstrumentor,
         VllmInstrumentor,
         SglangInstrumentor,
+        TensorrtLlmInstrumentor,
         LmdeployInstrumentor,
         OpenaiInstrumentor,
         AnthropicInstrumentor,

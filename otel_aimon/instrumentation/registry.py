@@ -305,6 +305,19 @@ FRAMEWORKS: tuple[Framework, ...] = (
         checked="its own front end, scheduler, server and models on a CPU, with a stand-in for its kernels, which are for GPUs",
     ),
     Framework(
+        name="tensorrt_llm",
+        title="TensorRT-LLM",
+        distribution="tensorrt-llm",
+        oldest="0.20",
+        hooks=(
+            ("tensorrt_llm.llmapi.llm", "hook_llm"),
+            ("tensorrt_llm._torch.pyexecutor.py_executor", "hook_loop"),
+        ),
+        records="each `LLM.generate`, each prompt of `LLM.generate_async` and of `trtllm-serve`",
+        layer="generate",
+        checked="the instrumentation over a module with the signatures that its sources have; nothing of TensorRT-LLM itself",
+    ),
+    Framework(
         name="lmdeploy",
         title="LMDeploy",
         distribution="lmdeploy",
