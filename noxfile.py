@@ -322,6 +322,18 @@ def tritonclient(session: nox.Session, versions: str) -> None:
     _pytest(session, "tests/frameworks/test_tritonclient.py", "tests/e2e/test_tritonclient.py")
 
 
+TENSORRT = {"newest": "tensorrt-cu12-bindings==11.4.0.106", "oldest": "tensorrt-cu12-bindings==10.0.1"}
+
+
+@nox.session
+@nox.parametrize("versions", list(TENSORRT))
+def tensorrt(session: nox.Session, versions: str) -> None:
+    """TensorRT's bindings over libraries that are built here and compute nothing."""
+    session.install(*TESTS, TENSORRT[versions])
+    session.install("--editable", ".")
+    _pytest(session, "tests/frameworks/test_tensorrt.py", "tests/e2e/test_tensorrt.py")
+
+
 LLAMACPP = {"newest": "llama-cpp-python[server]==0.3.36", "oldest": "llama-cpp-python==0.3.0"}
 
 

@@ -209,6 +209,13 @@ class OpenvinoInstrumentor(FrameworkInstrumentor):
     framework = "openvino"
 
 
+class TensorrtInstrumentor(FrameworkInstrumentor):
+    """TensorRT."""
+
+    entry_point = "aimon_tensorrt"
+    framework = "tensorrt"
+
+
 class OptimumInstrumentor(FrameworkInstrumentor):
     """Optimum."""
 
@@ -349,6 +356,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         MlxLmInstrumentor,
         FasterWhisperInstrumentor,
         OpenvinoInstrumentor,
+        TensorrtInstrumentor,
         OptimumInstrumentor,
         DiffusersInstrumentor,
         VllmInstrumentor,

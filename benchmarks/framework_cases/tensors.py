@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import otel_aimon
-from framework_cases.case import Case, constant
+from framework_cases.case import Case, constant, temporary_folder
 
 
 def onnxruntime():
@@ -94,9 +96,18 @@ def jax():
     return call
 
 
+def tensorrt():
+    from tests.support import tiny_tensorrt
+
+    bindings = tiny_tensorrt.load(Path(temporary_folder()))
+    context = tiny_tensorrt.make_context(bindings)
+    return constant(bindings.IExecutionContext, "execute_v2", lambda: context.execute_v2([4096, 8192]))
+
+
 CASES = {
     "onnxruntime": Case("onnxruntime", "`InferenceSession.run`", onnxruntime),
     "torch": Case("torch", "a module", torch),
+    "tensorrt": Case("tensorrt", "`IExecutionContext.execute_v2`", tensorrt, "tensorrt_bindings"),
     "openvino": Case("openvino", "`InferRequest.infer`", openvino),
     "tensorflow": Case("tensorflow", "`ConcreteFunction`", tensorflow),
     "keras": Case("keras", "`Model.predict`", keras),

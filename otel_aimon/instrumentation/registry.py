@@ -226,6 +226,19 @@ FRAMEWORKS: tuple[Framework, ...] = (
         layer="model",
     ),
     Framework(
+        name="tensorrt",
+        title="TensorRT",
+        distribution="tensorrt",
+        oldest="10.0",
+        hooks=(
+            ("tensorrt_bindings", "hook_contexts"),
+            ("tensorrt", "hook_contexts"),
+        ),
+        records="`IExecutionContext.execute_v2`; not `execute_async_v3`, of which nothing says when it is done",
+        layer="model",
+        checked="its own Python bindings, oldest and newest, over libraries that compute nothing; its own need a GPU",
+    ),
+    Framework(
         name="optimum",
         title="Optimum",
         distribution="optimum",
