@@ -160,15 +160,15 @@ def _observe_thread(original: Any) -> Any:
         inference = None if request is None else request.inference
         if inference is None or inference.queue_ns is not None:
             return await original(self, func, *args, **kwargs)
-        came = perf_counter_ns()
-
-        def begin(*args: Any, **kwargs: Any) -> Any:
-            inference.queue_ns = perf_counter_ns() - came
-            return func(*args, **kwargs)
-
+        begin = functools.partial(_begin_work, inference, perf_counter_ns(), func)
         return await original(self, begin, *args, **kwargs)
 
     return to_thread
+
+
+def _begin_work(inference: Inference, came: int, func: Any, /, *args: Any, **kwargs: Any) -> Any:
+    inference.queue_ns = perf_counter_ns() - came
+    return func(*args, **kwargs)
 
 
 def hook_dispatcher(hooks: Hooks, module: Any) -> None:

@@ -11,43 +11,25 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import time
-from contextlib import asynccontextmanager
-from contextvars import ContextVar
-from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate, trace
-from opentelemetry.context import attach, detach, get_current
+from opentelemetry.context import attach, detach
 
 from otel_aimon import runtime
 from otel_aimon.core.guard import guarded
-from otel_aimon.core.layers import Layer
-from otel_aimon.instrumentation.ray_serve_batches import FRAMEWORK, awaited, hook_batches
-from otel_aimon.instrumentation.server_requests import carrier_of
+from otel_aimon.instrumentation.ray_serve_batches import awaited, hook_batches
+from otel_aimon.instrumentation.ray_serve_calls import CALL, Call, Taking, submit
 from otel_aimon.shutdown import flush_in_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+    from collections.abc import AsyncGenerator
 
     from opentelemetry.context import Context
 
-    from otel_aimon.core.inference import Inference
     from otel_aimon.core.recorder import Recorder
     from otel_aimon.instrumentation.hooks import Hooks
 
 __all__ = ["hook_batches", "hook_handles", "hook_replica"]
-
-_SUBMISSION = "_otel_aimon_submission"
-_SERVER_ERROR = 500
-
-
-class _Submission(NamedTuple):
-    """Where, when and in which trace a call was submitted."""
-
-    node: str
-    monotonic: int
-    carrier: dict[str, str]
 
 
 def hook_handles(hooks: Hooks, module: Any) -> None:
@@ -64,99 +46,13 @@ def _observe_submission(original: Any) -> Any:
     @functools.wraps(original)
     def get_request_metadata(*args: Any, **kwargs: Any) -> Any:
         metadata = original(*args, **kwargs)
-        guarded(_submit, metadata)
+        guarded(submit, metadata)
         return metadata
 
     return get_request_metadata
 
 
-def _submit(metadata: Any) -> None:
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    # Plain types: a replica without otel-aimon can read it, and passes it by.
-    vars(metadata)[_SUBMISSION] = (_node(), time.monotonic_ns(), carrier)
-
-
-@functools.cache
-def _node() -> str:
-    import ray
-
-    return str(ray.get_runtime_context().get_node_id())
-
-
 # --- in the replica ----------------------------------------------------------------------------
-
-
-class _Call:
-    """A call that a replica has taken.
-
-    Args:
-        recorder: Starts its request.
-        replica: Serve's replica.
-        metadata: Serve's metadata of the call.
-    """
-
-    def __init__(self, recorder: Recorder, replica: Any, metadata: Any) -> None:
-        self._recorder = recorder
-        self._deployment: str = replica._deployment_id.name
-        self._method: str = metadata.call_method
-        self._submission: _Submission | None = None
-        if (submission := vars(metadata).get(_SUBMISSION)) is not None:
-            self._submission = _Submission(*submission)
-        now, unix = perf_counter_ns(), time_ns()
-        waited = 0
-        if self._submission is not None and self._submission.node == _node():
-            waited = max(time.monotonic_ns() - self._submission.monotonic, 0)
-        self._since = now - waited, unix - waited
-        self.inference: Inference | None = None
-        self.status = 0
-        self.unfinished = False
-        self._begun = False
-
-    def begin(self, headers: Iterable[tuple[bytes, bytes]] = (), *, works: bool = True) -> Context | None:
-        """Work on it from now on.
-
-        Args:
-            headers: Of its HTTP request, if it is one.
-            works: It is really worked on, and did not end while it waited.
-
-        Returns:
-            The context to work in; None when it is not recorded.
-        """
-        if not self._begun:
-            self._begun = True
-            name = "call" if self._method == "__call__" else self._method
-            series = self._recorder.series(FRAMEWORK, self._recorder.operations.admit(name), self._deployment)
-            inference = self._recorder.start(series, Layer.REQUEST, self._parent(headers), since=self._since)
-            self.inference = inference
-            if inference is not None and works:
-                inference.queue_ns = perf_counter_ns() - inference.start_ns
-        return None if self.inference is None else self.inference.context
-
-    def _parent(self, headers: Iterable[tuple[bytes, bytes]]) -> Context:
-        current = get_current()
-        if trace.get_current_span(current).get_span_context().is_valid:
-            return current
-        carrier = self._submission.carrier if self._submission is not None else {}
-        return propagate.extract(carrier or carrier_of(headers), current)
-
-    def end(self, error: BaseException | None) -> None:
-        """It has ended."""
-        self.begin(works=False)
-        if self.inference is None:
-            return
-        if error is not None:
-            self.inference.fail(error)
-        elif self.unfinished:
-            # The web framework noticed that the client had left, and stopped in the middle.
-            self.inference.cancel()
-        elif self.status >= _SERVER_ERROR:
-            self.inference.fail_as(str(self.status))
-        else:
-            self.inference.end()
-
-
-_CALL: ContextVar[_Call | None] = ContextVar("otel-aimon-ray-serve-call", default=None)
 
 
 def hook_replica(hooks: Hooks, module: Any) -> None:
@@ -186,21 +82,9 @@ def _definer(cls: type, name: str) -> type:
 
 def _observe_call(recorder: Recorder, original: Any) -> Any:
     @functools.wraps(original)
-    @asynccontextmanager
-    async def start_request(
-        self: Any, request_metadata: Any, *args: Any, **kwargs: Any
-    ) -> AsyncIterator[Any]:
-        call = guarded(_Call, recorder, self, request_metadata)
-        _CALL.set(call)
-        try:
-            async with original(self, request_metadata, *args, **kwargs) as entered:
-                yield entered
-        except BaseException as error:
-            if call is not None:
-                guarded(call.end, error)
-            raise
-        if call is not None:
-            guarded(call.end, None)
+    def start_request(self: Any, request_metadata: Any, *args: Any, **kwargs: Any) -> Any:
+        entering = original(self, request_metadata, *args, **kwargs)
+        return Taking(recorder, self, request_metadata, entering)
 
     return start_request
 
@@ -208,7 +92,7 @@ def _observe_call(recorder: Recorder, original: Any) -> Any:
 def _observe_user_code(original: Any) -> Any:
     @functools.wraps(original)
     def call_user_code(*args: Any, **kwargs: Any) -> Any:
-        call = _CALL.get()
+        call = CALL.get()
         context = None if call is None else guarded(call.begin)
         return _run(context, original, args, kwargs)
 
@@ -218,7 +102,7 @@ def _observe_user_code(original: Any) -> Any:
 def _observe_http(original: Any) -> Any:
     @functools.wraps(original)
     def call_http_entrypoint(self: Any, user_method_info: Any, scope: Any, *args: Any, **kwargs: Any) -> Any:
-        call = _CALL.get()
+        call = CALL.get()
         context = None if call is None else guarded(call.begin, scope.get("headers") or ())
         return _run(context, original, (self, user_method_info, scope, *args), kwargs)
 
@@ -243,7 +127,7 @@ def _observe_results(original: Any) -> Any:
 
     @functools.wraps(original)
     async def call_user_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-        call, results = _CALL.get(), original(*args, **kwargs)
+        call, results = CALL.get(), original(*args, **kwargs)
         try:
             async for result in results:
                 if call is not None and call.inference is not None:
@@ -262,7 +146,7 @@ def _observe_messages(original: Any) -> Any:
     async def call_http_entrypoint(
         self: Any, request_metadata: Any, status_code_callback: Any, *args: Any, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
-        call = _CALL.get()
+        call = CALL.get()
 
         def with_status(status: str) -> Any:
             if call is not None:
@@ -281,7 +165,7 @@ def _observe_messages(original: Any) -> Any:
     return call_http_entrypoint
 
 
-def _read(call: _Call, messages: Any) -> None:
+def _read(call: Call, messages: Any) -> None:
     chunks = 0
     for message in messages:
         if message["type"] == "http.response.body":
