@@ -312,12 +312,13 @@ TRITONCLIENT = {"newest": "tritonclient[all]==2.73.0", "oldest": "tritonclient[a
 @nox.session
 @nox.parametrize("versions", list(TRITONCLIENT))
 def tritonclient(session: nox.Session, versions: str) -> None:
-    """Triton's client, against a real Triton server, in an environment of its own."""
+    """Triton's client, against a real Triton server and MLServer."""
     transports = (
         "opentelemetry-instrumentation-grpc>=0.66b0",
         "opentelemetry-instrumentation-aiohttp-client>=0.66b0",
     )
-    session.install(*TESTS, *transports, TRITONCLIENT[versions], "nvidia-pytriton==0.7.0")
+    servers = ("nvidia-pytriton==0.7.0", "mlserver==1.7.1", "uvloop<0.22", "scikit-learn>=1.4")
+    session.install(*TESTS, *transports, *servers, TRITONCLIENT[versions])
     session.install("--editable", ".")
     _pytest(session, "tests/frameworks/test_tritonclient.py", "tests/e2e/test_tritonclient.py")
 

@@ -144,10 +144,10 @@ class Waiting:
         answer = response.infer_response
         error = bool(response.error_message)
         last = error or (_FINAL in answer.parameters and answer.parameters[_FINAL].bool_param)
-        key = (answer.id, "") if answer.id else ("", answer.model_name)
         with self._lock:
-            group = self._waiting.get(key)
-            if group is None:
+            key = self._key(answer, error)
+            group = None if key is None else self._waiting.get(key)
+            if key is None or group is None:
                 return
             asked = group[0]
             if last:
@@ -190,6 +190,17 @@ class Waiting:
             self._waiting.clear()
             self._count = 0
         return left
+
+    def _key(self, answer: Any, error: bool) -> tuple[str, str] | None:
+        named, unnamed = (answer.id, ""), ("", answer.model_name)
+        if named in self._waiting:
+            return named
+        # A server may name requests that their users did not.
+        if not error or answer.id or unnamed in self._waiting:
+            return unnamed
+        # An error may tell neither.
+        groups = {key: group for key, group in self._waiting.items() if not key[0]}
+        return min(groups, key=lambda each: groups[each][0].inference.start_ns, default=None)
 
     def _oldest(self) -> Asked | None:
         key, group = next(iter(self._waiting.items()))

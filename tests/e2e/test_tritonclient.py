@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,3 +98,26 @@ def test_every_client() -> None:
         ("tritonclient", "count", "stream_infer"): (2, 2.0),
     }
     assert not received.latest_points("gen_ai.client.operation.duration")
+
+
+def test_what_mlserver_does_is_in_the_trace(tmp_path: Path) -> None:
+    pytest.importorskip("mlserver")
+    from tests.e2e.test_mlserver import mlserver
+
+    with mlserver(tmp_path) as server:
+        env = environment(server._receiver.http_endpoint)
+        run("python", "mlserver_client_app.py", str(server.port), str(server.grpc_port), env=env)
+    asked = [span for span in server.spans if span.attributes["aimon.framework"] == "tritonclient"]
+    sizes = [(server.port, 2), (server.grpc_port, 1), (server.port, 2), (server.grpc_port, 3)]
+    assert [(span.name, span.kind, span.status, span.attributes) for span in asked] == [
+        expected(port, "iris", aimon__batch__size=size) for port, size in sizes
+    ]
+    assert {span.parent_id for span in asked} == {""}
+    known = {span.span_id: span for span in server.received.spans}
+    served = server.requests()
+    assert [span.name for span in served] == ["predict iris"] * 4
+    for client, answered in zip(asked, served, strict=True):
+        span = answered
+        while span.parent_id in known and span is not client:
+            span = known[span.parent_id]
+        assert span is client

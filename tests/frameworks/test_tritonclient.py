@@ -494,7 +494,8 @@ class TestStreams:
     def test_errors(
         self, telemetry: Telemetry, server: Addresses, client: Any, told: queue.Queue[Any]
     ) -> None:
-        for name, model in (("a", "stumble"), ("b", "broken"), ("c", "unheard of"), ("", "broken")):
+        asked = (("a", "stumble"), ("b", "broken"), ("c", "unheard of"), ("", "broken"), ("", "unheard of"))
+        for name, model in asked:
             client.async_stream_infer(
                 model, rows("grpc", [[1]]), request_id=name, enable_empty_final_response=True
             )
@@ -507,6 +508,7 @@ class TestStreams:
             streamed(server.grpc, "broken", streamed=False, error=IN_STREAM),
             streamed(server.grpc, "unheard of", streamed=False, error=IN_STREAM),
             streamed(server.grpc, "broken", streamed=False, error=IN_STREAM),
+            streamed(server.grpc, "unheard of", streamed=False, error=IN_STREAM),
             streamed(server.grpc, "double", streamed=False, error=IN_STREAM),
         ]
 
