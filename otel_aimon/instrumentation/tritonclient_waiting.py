@@ -39,13 +39,14 @@ class Asked:
         shared: Another request was waiting under the same key when its first response may have come.
     """
 
-    __slots__ = ("_told", "inference", "key", "latest_ns", "rows", "shared")
+    __slots__ = ("_set_aside", "_told", "inference", "key", "latest_ns", "rows", "shared")
 
     def __init__(self, inference: Inference, key: tuple[str, str], rows: int | None, told: bool) -> None:
         self.inference = inference
         self.key = key
         self.rows = rows
         self._told = told
+        self._set_aside: dict[int, int] | None = None
         self.latest_ns = 0
         self.shared = False
 
@@ -62,7 +63,9 @@ class Asked:
         self.latest_ns = now
         if not self._told:
             # Whether it is still in flight nobody will say: it is not counted any more.
-            self._running().pop(id(self.inference), None)
+            running = self._running()
+            if running.pop(id(self.inference), None) is not None:
+                self._set_aside = running
 
     def end(self, at_ns: int | None = None) -> None:
         """All was well."""
@@ -91,7 +94,9 @@ class Asked:
         inference = self.inference
         if inference.end_ns:
             return
-        self._running()[id(inference)] = inference.start_ns
+        # A forked child has requests in flight of its own, to which those of its parent do not belong.
+        if self._set_aside is self._running():
+            self._set_aside[id(inference)] = inference.start_ns
         if self.shared:
             inference.first_ns = inference.last_ns = 0
 

@@ -109,14 +109,16 @@ def test_what_mlserver_does_is_in_the_trace(tmp_path: Path) -> None:
         run("python", "mlserver_client_app.py", str(server.port), str(server.grpc_port), env=env)
     asked = [span for span in server.spans if span.attributes["aimon.framework"] == "tritonclient"]
     sizes = [(server.port, 2), (server.grpc_port, 1), (server.port, 2), (server.grpc_port, 3)]
+    misread = {"error.type": "tritonclient.utils.InferenceServerException"}
     assert [(span.name, span.kind, span.status, span.attributes) for span in asked] == [
-        expected(port, "iris", aimon__batch__size=size) for port, size in sizes
+        *(expected(port, "iris", aimon__batch__size=size) for port, size in sizes),
+        expected(server.grpc_port, "iris", "stream_infer", **misread),
     ]
     assert {span.parent_id for span in asked} == {""}
     known = {span.span_id: span for span in server.received.spans}
     served = server.requests()
-    assert [span.name for span in served] == ["predict iris"] * 4
-    for client, answered in zip(asked, served, strict=True):
+    assert [span.name for span in served] == ["predict iris"] * 4 + ["predict_stream iris"]
+    for client, answered in zip(asked[:4], served[:4], strict=True):
         span = answered
         while span.parent_id in known and span is not client:
             span = known[span.parent_id]

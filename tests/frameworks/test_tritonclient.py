@@ -27,6 +27,7 @@ from opentelemetry import propagate, trace
 from tritonclient.utils import InferenceServerException
 
 import otel_aimon
+from otel_aimon.instrumentation import tritonclient_waiting
 from otel_aimon.instrumentation.tritonclient_tensors import asked_rows
 from tests.support.telemetry import Telemetry, wait_until
 from tests.support.triton_server import SECRET, Addresses, triton_server
@@ -385,6 +386,13 @@ class TestCallbacks:
         assert told.get(timeout=30).status() == "StatusCode.CANCELLED"
         assert spans(telemetry) == [request(server.grpc, "slow", error="cancelled")]
 
+    def test_nobody_listens(self, telemetry: Telemetry) -> None:
+        told: queue.Queue[Any] = queue.Queue()
+        with tritonclient.grpc.InferenceServerClient("127.0.0.1:9") as client:
+            client.async_infer("double", rows("grpc", [[1]]), lambda result, error: told.put(error))
+            assert told.get(timeout=30).status() == "StatusCode.UNAVAILABLE"
+        assert spans(telemetry) == [request(9, error="UNAVAILABLE")]
+
     def test_a_client_that_is_closed_meanwhile(self, telemetry: Telemetry, server: Addresses) -> None:
         told: queue.Queue[Any] = queue.Queue()
         with tritonclient.grpc.InferenceServerClient(url(server, "grpc")) as client:
@@ -541,6 +549,48 @@ class TestStreams:
         assert told.get(timeout=1)[1] is None
         assert spans(telemetry) == [streamed(server.grpc, "slow", size=1)]
 
+    def test_nobody_listens(self, telemetry: Telemetry, told: queue.Queue[Any]) -> None:
+        with tritonclient.grpc.InferenceServerClient("127.0.0.1:9") as client:
+            client.start_stream(lambda result, error: told.put(error))
+            client.async_stream_infer("double", rows("grpc", [[1]]))
+            assert told.get(timeout=30).status() == "StatusCode.UNAVAILABLE"
+            with pytest.raises(InferenceServerException, match="no longer in valid state"):
+                client.async_stream_infer("double", rows("grpc", [[1]]))
+        assert spans(telemetry) == [
+            streamed(9, "double", streamed=False, error="UNAVAILABLE"),
+            streamed(9, "double", streamed=False, error=IN_STREAM),
+        ]
+
+    def test_requests_whose_last_response_is_not_told_do_not_pile_up(
+        self,
+        telemetry: Telemetry,
+        server: Addresses,
+        client: Any,
+        told: queue.Queue[Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(tritonclient_waiting, "_MOST", 2)
+        for number in range(4):
+            client.async_stream_infer("count", rows("grpc", [[1]]), request_id=str(number))
+            told.get(timeout=30)
+        assert spans(telemetry) == [streamed(server.grpc, "count", size=1)] * 2
+        client.stop_stream()
+        assert spans(telemetry) == [streamed(server.grpc, "count", size=1)] * 4
+        assert measured(telemetry)["duration"] == {("tritonclient", "count", "stream_infer"): 4}
+
+    def test_a_forked_child_has_none_of_its_parents(
+        self, telemetry: Telemetry, server: Addresses, client: Any, told: queue.Queue[Any]
+    ) -> None:
+        client.async_stream_infer("count", rows("grpc", [[1]]))
+        told.get(timeout=30)
+        [waiting] = client._stream._response_iterator.stream._waiting.values()
+        inference = waiting[0].inference
+        telemetry_of_child = inference.recorder
+        telemetry_of_child.after_fork_in_child()
+        waiting[0].abandon()
+        assert inference.end_ns == 0
+        assert active(telemetry) == 0
+
     def test_a_request_without_a_stream_is_refused(self, telemetry: Telemetry, server: Addresses) -> None:
         with (
             tritonclient.grpc.InferenceServerClient(url(server, "grpc")) as client,
@@ -690,6 +740,26 @@ class TestAsyncStreams:
         with pytest.raises((InferenceServerException, asyncio.CancelledError)):
             self.run(server, [{"inputs": []}], self.all_of)
         assert spans(telemetry) == []
+
+
+@pytest.mark.filterwarnings("ignore:tritonclient.grpc doesn't support timeout")
+class TestWhatStandsOnIt:
+    """PyTriton's own clients."""
+
+    def test_a_model_client(self, telemetry: Telemetry, server: Addresses, protocol: str) -> None:
+        from pytriton.client import ModelClient
+
+        with ModelClient(f"{protocol}://{url(server, protocol)}", "double") as client:
+            assert client.infer_batch(np.ones((2, 3), np.float32))["y"].tolist() == [[2] * 3] * 2
+        assert spans(telemetry) == [request(getattr(server, protocol), size=2)]
+
+    def test_a_decoupled_model_client(self, telemetry: Telemetry, server: Addresses) -> None:
+        from pytriton.client import DecoupledModelClient
+
+        with DecoupledModelClient(f"grpc://{url(server, 'grpc')}", "count") as client:
+            answers = list(client.infer_batch(np.full((1, 1), 3, np.float32)))
+        assert [answer["y"].tolist() for answer in answers] == [[[0]], [[1]], [[2]]]
+        assert spans(telemetry) == [streamed(server.grpc, "count", size=1)]
 
 
 class TestServers:

@@ -37,12 +37,17 @@ def plain(module: Any) -> dict[str, Any]:
 
 
 async def ask_asynchronously() -> None:
-    """An inference with each client. Streams of MLServer are not those of this client."""
+    """An inference with each client, and a stream, whose responses are of another format than the client expects."""
     json = {"Content-Type": "application/json"}
     async with tritonclient.http.aio.InferenceServerClient(HTTP) as client:
         await client.infer(**plain(tritonclient.http), headers=json)
     async with tritonclient.grpc.aio.InferenceServerClient(GRPC) as client:
         await client.infer("iris", rows(tritonclient.grpc, 0, 3, 0))
+
+        async def requests() -> Any:
+            yield {"model_name": "iris", "inputs": rows(tritonclient.grpc, 0)}
+
+        assert [result async for result, error in client.stream_infer(requests())] == [None]
 
 
 with tritonclient.http.InferenceServerClient(HTTP) as client:
