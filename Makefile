@@ -40,7 +40,7 @@ test-frameworks: $(DEV)
 	$(NOX) --session frameworks oldest genai clients
 
 # Apart from the others, as they are large, slow to build, or pin what another needs newer: vllm, sglang, lmdeploy, torch,
-# tensorflow, tritonclient, optimum, servers, llamacpp, mlx, tensorrt.
+# tensorflow, tritonclient, optimum, servers, llamacpp, mlx, exllamav2, tensorrt.
 test-%: $(DEV)
 	$(NOX) --session $*
 

@@ -335,6 +335,32 @@ def tensorrt(session: nox.Session, versions: str) -> None:
     _pytest(session, "tests/frameworks/test_tensorrt.py", "tests/e2e/test_tensorrt.py")
 
 
+EXLLAMAV2 = {"newest": "exllamav2==0.3.2", "oldest": "exllamav2==0.1.9"}
+
+
+@nox.session
+@nox.parametrize("versions", list(EXLLAMAV2))
+def exllamav2(session: nox.Session, versions: str) -> None:
+    """ExLlamaV2's generators on a CPU, without its kernels, which are for GPUs."""
+    session.install(
+        *TESTS,
+        TORCH,
+        "numpy",
+        "ninja",
+        "pandas",
+        "pygments",
+        "regex",
+        "rich",
+        "safetensors",
+        "tokenizers",
+        "websockets",
+    )
+    # What else it requires is for conversion.
+    session.install("--no-deps", EXLLAMAV2[versions])
+    session.install("--editable", ".")
+    _pytest(session, "tests/frameworks/test_exllamav2.py", "tests/e2e/test_exllamav2.py")
+
+
 LLAMACPP = {"newest": "llama-cpp-python[server]==0.3.36", "oldest": "llama-cpp-python==0.3.0"}
 
 

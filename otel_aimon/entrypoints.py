@@ -195,6 +195,13 @@ class MlxLmInstrumentor(FrameworkInstrumentor):
     framework = "mlx_lm"
 
 
+class Exllamav2Instrumentor(FrameworkInstrumentor):
+    """ExLlamaV2."""
+
+    entry_point = "aimon_exllamav2"
+    framework = "exllamav2"
+
+
 class FasterWhisperInstrumentor(FrameworkInstrumentor):
     """faster-whisper."""
 
@@ -354,6 +361,7 @@ FRAMEWORK_INSTRUMENTORS: dict[str, type[FrameworkInstrumentor]] = {
         OnnxruntimeGenaiInstrumentor,
         LlamaCppInstrumentor,
         MlxLmInstrumentor,
+        Exllamav2Instrumentor,
         FasterWhisperInstrumentor,
         OpenvinoInstrumentor,
         TensorrtInstrumentor,

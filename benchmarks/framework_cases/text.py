@@ -142,6 +142,14 @@ def optimum():
     return constant(type(model), "forward", lambda: model(**inputs))
 
 
+def exllamav2():
+    from tests.support import tiny_exllamav2
+
+    dynamic = tiny_exllamav2.prepare()
+    generator = dynamic.ExLlamaV2DynamicGenerator(**tiny_exllamav2.options())
+    return constant(dynamic.ExLlamaV2DynamicGenerator, "generate", lambda: generator.generate("abc", 2))
+
+
 CASES = {
     "transformers": Case("transformers", "`generate`", transformers),
     "transformers, pipeline": Case("transformers", "a pipeline", transformers_pipeline),
@@ -150,6 +158,7 @@ CASES = {
     "ctranslate2": Case("ctranslate2", "`Generator.generate_batch`", ctranslate2),
     "onnxruntime_genai": Case("onnxruntime_genai", "a turn of one token", onnxruntime_genai),
     "mlx_lm": Case("mlx_lm", "`generate` of one token", mlx_lm),
+    "exllamav2": Case("exllamav2", "`ExLlamaV2DynamicGenerator.generate`", exllamav2),
     "llama_cpp": Case("llama_cpp", "`create_completion`", llama_cpp),
     "optimum": Case("optimum", "a model", optimum, "optimum.onnxruntime"),
 }

@@ -208,6 +208,16 @@ FRAMEWORKS: tuple[Framework, ...] = (
         layer="generate",
     ),
     Framework(
+        name="exllamav2",
+        title="ExLlamaV2",
+        distribution="exllamav2",
+        oldest="0.1.9",
+        hooks=(("exllamav2.generator.dynamic", "hook_generator"),),
+        records="each job of a dynamic generator, also asynchronous; each call of its `generate`",
+        layer="generate",
+        checked="its own dynamic generators, oldest and newest, over a model that computes nothing; its kernels are for GPUs",
+    ),
+    Framework(
         name="faster_whisper",
         title="faster-whisper",
         distribution="faster-whisper",
