@@ -292,4 +292,5 @@ def _callers_context(scope: Any) -> Context:
     current = get_current()
     if trace.get_current_span(current).get_span_context().is_valid:
         return current
-    return propagate.extract(carrier_of(scope.get("headers") or ()), current)
+    carrier = carrier_of(scope.get("headers") or ())
+    return propagate.extract(carrier, current) if carrier else current
