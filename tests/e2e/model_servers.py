@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
 
 from otel_aimon.cli.receiver import Received, Receiver, Span
-from tests.e2e.processes import instance, our_spans
+from tests.e2e.processes import environment, free_port, instance, our_spans, serving
 
 CALLER = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
 """Trace and span of all requests' caller."""
@@ -31,7 +35,12 @@ class Server:
         framework: Value of ``aimon.framework`` of its requests.
         port: Where it listens for HTTP.
         receiver: What it sends to.
+
+    Attributes:
+        grpc_port: Where it listens for gRPC, if it does.
     """
+
+    grpc_port = 0
 
     def __init__(self, framework: str, port: int, receiver: Receiver) -> None:
         self.framework = framework
@@ -48,6 +57,10 @@ class Server:
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}/{path}"
+
+    @property
+    def endpoint(self) -> str:
+        return self._receiver.http_endpoint
 
     @property
     def received(self) -> Received:
@@ -102,6 +115,38 @@ class Server:
             counted[instance(point)] += point.count or 0
         assert counted == served
         return served
+
+
+S = TypeVar("S", bound=Server)
+
+
+@contextlib.contextmanager
+def mlserver(folder: Path, make: type[S], *, workers: int = 0, **model: Any) -> Iterator[S]:
+    """An MLServer, with the model of ``apps/mlserver_app.py``."""
+    http_port, grpc_port, metrics_port = free_port(), free_port(), free_port()
+    settings = {
+        "http_port": http_port,
+        "grpc_port": grpc_port,
+        "metrics_port": metrics_port,
+        "host": "127.0.0.1",
+        "parallel_workers": workers,
+        "gzip_enabled": False,
+        "metrics_dir": str(folder),
+    }
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "model-settings.json").write_text(
+        json.dumps({"name": "iris", "implementation": "mlserver_app.Classifier", **model})
+    )
+    with Receiver() as receiver:
+        env = environment(
+            receiver.http_endpoint,
+            OMP_NUM_THREADS="1",
+            OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="system_metrics,fastapi,grpc_aio_server,grpc_server",
+        )
+        with serving("mlserver", "start", str(folder), env=env, port=http_port, health="/v2/health/ready"):
+            server = make("mlserver", http_port, receiver)
+            server.grpc_port = grpc_port
+            yield server
 
 
 def seen(span: Span) -> tuple[Any, ...]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,9 @@ import httpx
 from mlserver.grpc import dataplane_pb2 as v2
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 
-from otel_aimon.cli.receiver import Receiver
 from tests.e2e import model_servers
 from tests.e2e.model_servers import CALLER, HEADERS, Server, classified, seen
-from tests.e2e.processes import environment, free_port, instance, serving, wait_until
+from tests.e2e.processes import instance, wait_until
 
 INFER = "v2/models/iris/infer"
 STREAM = "v2/models/iris/infer_stream"
@@ -33,8 +30,6 @@ def rows(*values: float) -> dict[str, Any]:
 
 
 class MLServer(Server):
-    grpc_port = 0
-
     async def infer(self, x: float, **options: Any) -> Any:
         """Ask over gRPC."""
         tensor = v2.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 1])
@@ -45,33 +40,9 @@ class MLServer(Server):
             return await stub.ModelInfer(request, metadata=tuple(HEADERS.items()), **options)
 
 
-@contextlib.contextmanager
-def mlserver(folder: Path, *, workers: int = 0, **model: Any) -> Iterator[MLServer]:
+def mlserver(folder: Path, *, workers: int = 0, **model: Any) -> contextlib.AbstractContextManager[MLServer]:
     """An MLServer."""
-    http_port, grpc_port, metrics_port = free_port(), free_port(), free_port()
-    settings = {
-        "http_port": http_port,
-        "grpc_port": grpc_port,
-        "metrics_port": metrics_port,
-        "host": "127.0.0.1",
-        "parallel_workers": workers,
-        "gzip_enabled": False,
-        "metrics_dir": str(folder),
-    }
-    (folder / "settings.json").write_text(json.dumps(settings))
-    (folder / "model-settings.json").write_text(
-        json.dumps({"name": "iris", "implementation": "mlserver_app.Classifier", **model})
-    )
-    with Receiver() as receiver:
-        env = environment(
-            receiver.http_endpoint,
-            OMP_NUM_THREADS="1",
-            OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="system_metrics,fastapi,grpc_aio_server,grpc_server",
-        )
-        with serving("mlserver", "start", str(folder), env=env, port=http_port, health="/v2/health/ready"):
-            server = MLServer("mlserver", http_port, receiver)
-            server.grpc_port = grpc_port
-            yield server
+    return model_servers.mlserver(folder, MLServer, workers=workers, **model)
 
 
 def request(operation: str = "predict", **more: Any) -> tuple[Any, ...]:

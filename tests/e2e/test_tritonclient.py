@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from otel_aimon.cli.receiver import Receiver, Span
+from tests.e2e import model_servers
 from tests.e2e.processes import environment, our_spans, run
 from tests.support.triton_server import SECRET, triton_server
 
 pytestmark = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("tritonclient", "pytriton"))), reason="Triton is not installed"
+    not all(map(importlib.util.find_spec, ("tritonclient", "pytriton", "mlserver"))),
+    reason="Triton and MLServer are not installed",
 )
 
 FIRST = "gen_ai.response.time_to_first_chunk"
@@ -101,11 +103,8 @@ def test_every_client() -> None:
 
 
 def test_what_mlserver_does_is_in_the_trace(tmp_path: Path) -> None:
-    pytest.importorskip("mlserver")
-    from tests.e2e.test_mlserver import mlserver
-
-    with mlserver(tmp_path) as server:
-        env = environment(server._receiver.http_endpoint)
+    with model_servers.mlserver(tmp_path, model_servers.Server) as server:
+        env = environment(server.endpoint)
         run("python", "mlserver_client_app.py", str(server.port), str(server.grpc_port), env=env)
     asked = [span for span in server.spans if span.attributes["aimon.framework"] == "tritonclient"]
     sizes = [(server.port, 2), (server.grpc_port, 1), (server.port, 2), (server.grpc_port, 3)]
