@@ -225,7 +225,8 @@ def hook_loops(hooks: Hooks, module: Any) -> None:
 def _observe_response(books: Books, original: Any) -> Any:
     from litserve.utils import LitAPIStatus, LoopResponseType
 
-    start, regular = LitAPIStatus.START, LoopResponseType.REGULAR
+    # Older versions do not say that they have begun.
+    start, regular = getattr(LitAPIStatus, "START", None), LoopResponseType.REGULAR
 
     @functools.wraps(original)
     def put_response(
