@@ -86,9 +86,13 @@ class InferenceSpanProcessor(SpanProcessor):
         self.after_fork_in_child()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Remember a foreign span that starts inside one of our inferences."""
+        """Remember a foreign span that starts inside one of our inferences, or around one."""
         try:
-            if not self.active or self._is_ours(span):
+            if not self.active:
+                return
+            if self._is_ours(span):
+                # Not when it ends: what is around it may have ended by then.
+                self._claim(span.parent)
                 return
             if parent_context is None:
                 from opentelemetry.context import get_current
@@ -112,8 +116,10 @@ class InferenceSpanProcessor(SpanProcessor):
         parent = span.parent
         claimed = self._claimed.pop(context.span_id, False)
         nested = self._nested.pop(context.span_id, False)
-        if claimed or self._is_ours(span):
-            # It is or holds one of ours. Whatever it is, its ancestors hold that request too.
+        if self._is_ours(span):
+            return
+        if claimed:
+            # It holds one of ours. Whatever it is, its ancestors hold that request too.
             self._claim(parent)
             return
         if nested:

@@ -121,6 +121,7 @@ def test_a_child_forked_inside_a_request_has_requests_of_its_own(tmp_path: Path)
         script("""
 def child():
     request("child")
+    otel_aimon.force_flush()
     spans = exporter.get_finished_spans()
     return {**report(), "parent": spans[0].parent.span_id, "trace": spans[0].context.trace_id}
 

@@ -289,6 +289,7 @@ class TestNesting:
             pass
         running = runtime.current()
         assert running is not None
+        running.force_flush()
         assert (running.processor._claimed, running.processor._nested) == ({}, {})
 
     def test_memory_is_bounded_when_spans_never_end(

@@ -61,7 +61,7 @@ class Inference:
         details: Further attributes of the span, which only some frameworks know.
         error_type: Class of the error, or ``cancelled``; None for success.
         stages: Stages recorded so far.
-        deferred: The span is still to be ended, by the pipeline thread.
+        deferred: It has ended, and its span is still to be: the pipeline does that.
         watch: Tells when the stream that carries the request is garbage.
         recorded: A stage that has a span and a duration of its own.
         unknown: Sums that a stage could not contribute to, so that they stay unknown.
@@ -196,8 +196,9 @@ class Inference:
         try:
             if outcome is not None:
                 self.error_type = self.recorder.admit_error_type(outcome)
-            self.finish_span()
+            self.context = None
         finally:
+            self.deferred = True
             self.recorder.submit(self)
 
     def cancel(self) -> None:
@@ -207,8 +208,7 @@ class Inference:
     def abandon(self, *, cancelled: bool = True) -> None:
         """End it from a finaliser, as cancelled as a rule.
 
-        A finaliser may run in the middle of anything, inside the SDK's locks too, so this takes
-        no lock and calls no SDK: the pipeline thread ends the span.
+        A finaliser may run in the middle of anything, so this takes no lock.
 
         Args:
             cancelled: That it goes before its end; not where going is the only end that it has.
@@ -235,7 +235,11 @@ class Inference:
         return True
 
     def finish_span(self) -> None:
-        """Put what is known on the span and end it."""
+        """Put what is known on the span and end it, when the inference ended.
+
+        The pipeline calls it: setting attributes and ending a span costs as much as all the rest of a call,
+        and no caller has to wait for it.
+        """
         self.deferred = False
         self.context = None
         if self.watch is not None:

@@ -171,7 +171,7 @@ class Pipeline:
                 if observation.deferred:
                     observation.finish_span()
             except Exception as error:
-                swallow(error, "the end of an abandoned inference")
+                swallow(error, "the end of a span")
             for consume in self._consumers:
                 _guarded(consume, observation)
         return True

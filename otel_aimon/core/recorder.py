@@ -15,7 +15,7 @@ from otel_aimon.core.compilations import Compilations
 from otel_aimon.core.engines import Engines
 from otel_aimon.core.inference import Inference
 from otel_aimon.core.layers import MAX_STAGES, STAGES_INSIDE, Layer
-from otel_aimon.core.naming import Capped, bounded_text, clean_model_name
+from otel_aimon.core.naming import MAX_NAME_LENGTH, Capped, bounded_text, clean_model_name
 from otel_aimon.core.series import Series
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ _SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
 """Under this key the API keeps the current span: known, a context is made in one step."""
 
 _SUPPRESSED = context_api._SUPPRESS_INSTRUMENTATION_KEY
+_MOST_REMEMBERED = 4096
+"""Names as they come that are remembered; what they mean is capped elsewhere."""
+
 _MAX_ERROR_TYPES = 50
 _MAX_OPERATIONS = 50
 _MAX_PROVIDERS = 50
@@ -54,6 +57,8 @@ class Recorder:
         self.closed = False
         """Nothing is started any more."""
         self.series_by_key: dict[tuple[str, str, str, str | None, str | None, SpanKind], Series] = {}
+        self._series_by_request: dict[tuple[str, str, str | None, str | None, str | None, bool], Series] = {}
+        """The same by the names as they come: most calls ask with names that were asked for before."""
         self.on_submit: Callable[[int], None] = _ignore
         """Called with the queue's length after each append: it keeps the pipeline running."""
         self.models = Capped(max_models, semconv.OTHER)
@@ -90,6 +95,24 @@ class Recorder:
             provider: ``gen_ai.provider.name`` when it is not the framework.
             kind: INTERNAL, or CLIENT for a client of a remote model.
         """
+        asked = (framework, operation, model, gen_ai_operation, provider, kind is SpanKind.CLIENT)
+        known = self._series_by_request.get(asked)
+        if known is not None:
+            return known
+        found = self._series(framework, operation, model, gen_ai_operation, provider, kind)
+        if len(self._series_by_request) < _MOST_REMEMBERED and (not model or len(model) <= MAX_NAME_LENGTH):
+            self._series_by_request[asked] = found
+        return found
+
+    def _series(
+        self,
+        framework: str,
+        operation: str,
+        model: str | None,
+        gen_ai_operation: str | None,
+        provider: str | None,
+        kind: SpanKind,
+    ) -> Series:
         name = clean_model_name(model) if model else "unknown"
         key = (framework, operation, name, gen_ai_operation, provider, kind)
         found = self.series_by_key.get(key)
@@ -149,9 +172,10 @@ class Recorder:
         """
         if current is None:
             current = context_api.get_current()
-        running = running_in(current)
-        if running is not None:
-            return self._start_stage(series, layer, current, running, since, span=span)
+        if INFERENCE_KEY in current:
+            running = running_in(current)
+            if running is not None:
+                return self._start_stage(series, layer, current, running, since, span=span)
         if current.get(_SUPPRESSED):
             return None
         start_ns, unix_ns = since or (perf_counter_ns(), time_ns())

@@ -77,6 +77,9 @@ class Methods:
         Returns:
             Whether calls of the method come to us.
         """
+        method = getattr(cls, self._name, None)
+        if method is None or method in self._ours:
+            return method is not None
         for owner in () if self._restored else cls.__mro__:
             if owner not in self._covered and self._name in vars(owner):
                 self._cover_body(owner)

@@ -56,6 +56,9 @@ _OTHERS = (
 """Modules of other instrumentations that make a span of each request of a client."""
 
 
+_NOTHING: dict[str, Any] = {}
+
+
 class Server(NamedTuple):
     """Whom a client asks.
 
@@ -149,7 +152,8 @@ class Streams:
             return observed_generator(answer, inference, self._read)
         if isinstance(answer, AsyncGeneratorType):
             return observed_async_generator(answer, inference, self._read)
-        iterator = getattr(answer, "_iterator", None)
+        # A plain answer is a model of Pydantic's, which takes microseconds to say that it lacks something.
+        iterator = getattr(answer, "__dict__", _NOTHING).get("_iterator")
         if isinstance(iterator, GeneratorType):
             answer._iterator = observed_generator(iterator, inference, self._read)
         elif isinstance(iterator, AsyncGeneratorType):
@@ -226,7 +230,7 @@ def hook_call(
         is_anothers = remembered(belongs_to_another)
 
         def begin_unless_another(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
-            if inside or is_anothers(vars(owner).get(name)):
+            if inside or is_anothers(getattr(owner, name, None)):
                 return None
             given = {**dict(zip(names, args, strict=False)), **kwargs} if len(args) > 1 else kwargs
             return begin(args[0] if args else None, given)

@@ -5,6 +5,7 @@ Usage is what the server reported, and absent where it did not.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -95,16 +96,21 @@ def part(whole: Any, name: str) -> Any:
         return None
     if isinstance(whole, dict):
         return whole.get(name)
-    # The fields of Pydantic's models lie here; asking them for what they do not have takes microseconds.
     fields = getattr(whole, "__dict__", None)
     if fields is not None and name in fields:
         return fields[name]
+    if _is_pydantic(type(whole)):
+        # Asked for what it does not have, such a model would take microseconds.
+        extra = getattr(whole, "__pydantic_extra__", None)
+        return None if extra is None else extra.get(name)
     if hasattr(type(whole), name):
         return getattr(whole, name, None)
-    extra = getattr(whole, "__pydantic_extra__", None)
-    if extra is not None:
-        return extra.get(name)
     return whole.get(name) if isinstance(whole, Mapping) else None
+
+
+@functools.lru_cache(maxsize=256)
+def _is_pydantic(cls: type) -> bool:
+    return hasattr(cls, "__pydantic_fields__")
 
 
 def count(value: Any) -> int | None:

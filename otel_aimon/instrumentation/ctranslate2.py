@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opentelemetry.context import attach, detach
 
 from otel_aimon import semconv
-from otel_aimon.core.guard import guarded
+from otel_aimon.core.guard import guarded, swallow
 from otel_aimon.core.layers import Layer
 from otel_aimon.core.stream import observed_async_generator_function, observed_iteration
 from otel_aimon.instrumentation import ctranslate2_tokens as tokens
@@ -178,7 +178,8 @@ class _Models:
             request = guarded(self._begin, call, args, kwargs)
             if request is None:
                 return original(*args, **kwargs)
-            kwargs = guarded(request.timed, kwargs) or kwargs
+            if "callback" in kwargs:
+                kwargs = guarded(request.timed, kwargs) or kwargs
             token = attach(request.inference.context)  # type: ignore[arg-type]
             try:
                 result = original(*args, **kwargs)
@@ -187,8 +188,10 @@ class _Models:
                 request.inference.fail(error)
                 raise
             detach(token)
-            if not guarded(request.follow, result, self._expected):
-                guarded(request.count, result)
+            try:
+                request.finish(result, self._expected)
+            except Exception as error:
+                swallow(error, "the results of a batch")
                 request.inference.end()
             return result
 

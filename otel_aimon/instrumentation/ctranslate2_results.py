@@ -35,16 +35,14 @@ class Request:
         self.inference = inference
         self._inputs = inputs
         self._sequences = sequences
-        self._awaited: dict[int, None] = {}
         self._lengths: list[list[int] | None] = []
-        self._ready_ns: list[int] = []
 
     def timed(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The keyword arguments, with the user's callback timed if there is one.
 
         A callback of ours alone would slow down every step, and forbid beam search.
         """
-        callback = kwargs.get("callback")
+        callback = kwargs["callback"]
         if self._inputs.given is None or not callable(callback):
             return kwargs
         inference, forced = self.inference, self._inputs.forced_steps
@@ -56,12 +54,18 @@ class Request:
 
         return {**kwargs, "callback": step}
 
-    def follow(self, results: Any, expected: Known[Expected]) -> bool:
-        """Wait for the results that are still to come; False when all are there."""
+    def finish(self, results: Any, expected: Known[Expected]) -> None:
+        """End with the results that are there, or wait for those that are still to come."""
+        if not self._follow(results, expected):
+            self._count(results)
+            self.inference.end()
+
+    def _follow(self, results: Any, expected: Known[Expected]) -> bool:
         if type(results) is not list or not results or type(results[0]).__name__ not in HANDLES:
             return False
         given = self._given(len(results))
         self._awaited = dict.fromkeys(range(len(results)))
+        self._ready_ns: list[int] = []
         for index, handle in enumerate(results):
             expected.learn(handle, Expected(self, index, given[index]))
         return True
@@ -75,9 +79,8 @@ class Request:
             self._sum_up()
             self.inference.end(max(self._ready_ns))
 
-    def count(self, results: Any) -> None:
-        """Count the tokens of all results."""
-        if type(results) is list:
+    def _count(self, results: Any) -> None:
+        if type(results) is list and self._sequences is not None:
             for result, given in zip(results, self._given(len(results)), strict=True):
                 self._read(result, given)
             self._sum_up()

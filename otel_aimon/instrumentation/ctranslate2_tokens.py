@@ -24,6 +24,9 @@ class Given(NamedTuple):
     start: tuple[Any, ...] = ()
 
 
+_NOTHING_GIVEN = Given()
+
+
 class Inputs(NamedTuple):
     """What a call was given.
 
@@ -52,7 +55,10 @@ def _lists(batch: Any) -> list[Any] | None:
     if type(batch) not in {list, tuple}:
         return None
     examples = list(batch)
-    return examples if all(type(each) in {list, tuple} for each in examples) else None
+    for each in examples:
+        if type(each) not in {list, tuple}:
+            return None
+    return examples
 
 
 def _tokens(batch: Any, longest: Any = 0) -> int | None:
@@ -60,7 +66,7 @@ def _tokens(batch: Any, longest: Any = 0) -> int | None:
     examples = _lists(batch)
     if examples is None or type(longest) is not int:
         return None
-    return sum(min(len(each), longest) if longest else len(each) for each in examples)
+    return sum([min(len(each), longest) if longest else len(each) for each in examples])
 
 
 def _rows(inputs: Any) -> int | None:
@@ -101,11 +107,11 @@ def _prompts(prompts: Any, kwargs: dict[str, Any], *, repeated: bool) -> Inputs:
     examples = _lists(prompts)
     if examples is None:
         return Inputs(_rows(prompts))
-    tokens = _tokens(examples)
+    tokens: int | None = sum(map(len, examples))
     static = kwargs.get("static_prompt")
     if static is not None and tokens is not None:
         tokens = tokens + len(static) * len(examples) if type(static) in {list, tuple} else None
-    given = tuple(_given(each) if repeated else Given() for each in examples)
+    given = tuple([_given(each) if repeated else _NOTHING_GIVEN for each in examples])
     return Inputs(len(examples), tokens, given)
 
 

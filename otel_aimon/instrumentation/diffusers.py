@@ -111,15 +111,15 @@ class _Calls:
 
     def _steps(self, pipeline: Any) -> _Steps | None:
         """See to it that the steps of the pipeline's schedulers are counted; None where they cannot be."""
-        components = list(vars(pipeline).items())
-        schedulers = [
-            type(each) for name, each in components if name.endswith(_SCHEDULER) and each is not None
-        ]
-        for cls in schedulers:
-            if not any([methods.cover(cls) for methods in self._step_methods]):  # noqa: C419
-                return None
-        on_torch = not any(type(each).__name__ == _SESSION for _, each in components)
-        return _Steps(on_torch) if schedulers else None
+        found, on_torch = False, True
+        for name, each in list(vars(pipeline).items()):
+            if name.endswith(_SCHEDULER) and each is not None:
+                found = True
+                if not any([methods.cover(type(each)) for methods in self._step_methods]):  # noqa: C419
+                    return None
+            elif type(each).__name__ == _SESSION:
+                on_torch = False
+        return _Steps(on_torch) if found else None
 
 
 def _observe_call(calls: _Calls, original: Any) -> Any:

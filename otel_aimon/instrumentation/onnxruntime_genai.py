@@ -242,7 +242,8 @@ def _after(original: Any, learn: Callable[[tuple[Any, ...], dict[str, Any]], Non
 
 def _count(generator: Any) -> int | None:
     """Ids in each sequence; versions before 0.10 do not say."""
-    return generator.token_count() if hasattr(generator, "token_count") else None
+    count = getattr(generator, "token_count", None)
+    return None if count is None else count()
 
 
 def _length(ids: Any) -> int | None:

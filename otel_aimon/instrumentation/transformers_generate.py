@@ -139,22 +139,22 @@ def _running_decoding() -> _Decoding | None:
 
 def _observe_generate(hooks: Hooks, module: Any, original: Any) -> Any:
     recorder = hooks.recorder
-    names = tuple(inspect.signature(original).parameters)
+    positions = {name: index for index, name in enumerate(inspect.signature(original).parameters)}
     is_compiling = module.torch.compiler.is_compiling
 
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
-        model = _argument(names, args, kwargs, "self")
+        model = _argument(positions, args, kwargs, "self")
         inference = _start(recorder, model, Layer.GENERATE)
         if inference is None:
             return None
-        criteria = _argument(names, args, kwargs, "stopping_criteria")
+        criteria = _argument(positions, args, kwargs, "stopping_criteria")
         decoding = _Decoding(inference, kwargs.get("attention_mask"), cut_short=criteria is not None)
         inference.context = set_value(_DECODING, decoding, inference.context)
         return inference
 
     def finish(inference: Inference, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         # The user's own decoding loop may return anything.
-        if _argument(names, args, kwargs, "custom_generate") is None:
+        if _argument(positions, args, kwargs, "custom_generate") is None:
             _count_output(inference, module, result)
 
     watched = observed(original, begin, finish)
@@ -183,10 +183,10 @@ def _start(recorder: Recorder, model: Any, layer: Layer) -> Inference | None:
     return inference
 
 
-def _argument(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
+def _argument(positions: dict[str, int], args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
     if name in kwargs:
         return kwargs[name]
-    index = names.index(name) if name in names else len(args)
+    index = positions.get(name, len(args))
     return args[index] if index < len(args) else None
 
 

@@ -53,6 +53,7 @@ class Telemetry:
 
     def spans(self) -> list[dict[str, Any]]:
         """All finished spans, in the order of their starts; what is measured is ``True``."""
+        self._tracers.force_flush()
         raw = sorted(self._exporter.get_finished_spans(), key=lambda span: span.start_time)
         names = {span.context.span_id: span.name for span in raw}
         return [
