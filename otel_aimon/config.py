@@ -128,7 +128,7 @@ class Settings:
         stages: Nested layers become child spans and ``aimon.inference.stage.duration``.
         max_models: Distinct model names before ``other``.
         queue_size: Observations that may wait; beyond it a caller drains a batch itself.
-        interval: Seconds between two drains of the pipeline thread.
+        interval: Seconds between two drains of the pipeline thread, which ends spans and makes metric points.
         window: Seconds that ``aimon.inference.throughput`` and its like look back.
         resources: What is sampled besides inference.
         sample_interval: Seconds between two samplings of resources.
@@ -178,7 +178,7 @@ class Settings:
         0.25,
         "seconds from 0.01 to 60",
         _between(0.01, 60.0, float),
-        "Seconds between two drains of the pipeline thread.",
+        "Seconds between two drains of the pipeline thread, which ends spans and makes metric points.",
     )
     window: float = _setting(
         60.0,

@@ -1,8 +1,3 @@
-"""The installed version."""
+"""The version, of which the distribution takes its own."""
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("otel-aimon")
-except PackageNotFoundError:  # imported from a source tree that was never installed
-    __version__ = "0+unknown"
+__version__ = "0.1.0"

@@ -14,7 +14,7 @@ from otel_aimon import semconv
 from otel_aimon.core.call import observed, observed_async
 from otel_aimon.core.layers import Layer
 from otel_aimon.core.stream import observed_async_generator, observed_generator
-from otel_aimon.instrumentation.client_answers import read_answer
+from otel_aimon.instrumentation.client_answers import is_pydantic, read_answer
 from otel_aimon.instrumentation.known import Known
 
 if TYPE_CHECKING:
@@ -54,9 +54,6 @@ _OTHERS = (
     "logfire",
 )
 """Modules of other instrumentations that make a span of each request of a client."""
-
-
-_NOTHING: dict[str, Any] = {}
 
 
 class Server(NamedTuple):
@@ -152,8 +149,9 @@ class Streams:
             return observed_generator(answer, inference, self._read)
         if isinstance(answer, AsyncGeneratorType):
             return observed_async_generator(answer, inference, self._read)
-        # A plain answer is a model of Pydantic's, which takes microseconds to say that it lacks something.
-        iterator = getattr(answer, "__dict__", _NOTHING).get("_iterator")
+        if is_pydantic(type(answer)):
+            return None
+        iterator = getattr(answer, "_iterator", None)
         if isinstance(iterator, GeneratorType):
             answer._iterator = observed_generator(iterator, inference, self._read)
         elif isinstance(iterator, AsyncGeneratorType):

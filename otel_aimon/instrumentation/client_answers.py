@@ -99,8 +99,7 @@ def part(whole: Any, name: str) -> Any:
     fields = getattr(whole, "__dict__", None)
     if fields is not None and name in fields:
         return fields[name]
-    if _is_pydantic(type(whole)):
-        # Asked for what it does not have, such a model would take microseconds.
+    if is_pydantic(type(whole)):
         extra = getattr(whole, "__pydantic_extra__", None)
         return None if extra is None else extra.get(name)
     if hasattr(type(whole), name):
@@ -109,7 +108,8 @@ def part(whole: Any, name: str) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _is_pydantic(cls: type) -> bool:
+def is_pydantic(cls: type) -> bool:
+    """Whether these are models of Pydantic's, which take microseconds to say that they lack something."""
     return hasattr(cls, "__pydantic_fields__")
 
 
