@@ -37,6 +37,10 @@ class Known(Generic[T]):
         # Another object may have the address of one that is just being collected.
         return row[1] if row is not None and row[0]() is about else None
 
+    def values(self) -> list[T]:
+        """What is known, of all objects that live."""
+        return [value for reference, value in list(self._rows.values()) if reference() is not None]
+
     def take(self, about: Any) -> T | None:
         """What is known of an object, and is not any more. Of several threads one gets it."""
         value = self.of(about)

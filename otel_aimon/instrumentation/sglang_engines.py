@@ -49,6 +49,7 @@ class Engines:
             rank: recorder.engines.open(framework, name, rank, manager, poll=self._load.poll)
             for rank in range(min(ranks, _MOST_ENGINES))
         }
+        self._only = self._engines[0] if ranks == 1 else None
 
     def count(self, outputs: Any, place: int, output: Output) -> None:
         """A sequence has ended, whoever waits for it or not.
@@ -58,7 +59,7 @@ class Engines:
             place: Of the one that has ended.
             output: What is read of it already.
         """
-        engine = self._engines.get(at(outputs, "dp_ranks", place) or 0)
+        engine = self._only or self._engines.get(at(outputs, "dp_ranks", place) or 0)
         if engine is None:
             return
         if self._prefix_cache and output.input_tokens is not None and output.cached_tokens is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_aimon import semconv
 from otel_aimon.core.layers import Layer
+from otel_aimon.instrumentation.known import Known
 from otel_aimon.instrumentation.sglang_engines import Engines
 from otel_aimon.instrumentation.sglang_outputs import Output, output_at, output_in, reason_of
 
@@ -264,9 +265,12 @@ class Ledger:
             entry.read_unfinished([state])
         entry.pending -= 1
         if output.refused is not None:
-            self._end(entry, _REFUSED.get(output.refused, _REFUSED_OTHERWISE))
+            self._forget(entry)
+            entry.end(_REFUSED.get(output.refused, _REFUSED_OTHERWISE))
         elif entry.pending <= 0:
-            self._end(entry, unwanted="abort" in entry.reasons or output.aborted)
+            if len(entry.sequences) > 1:
+                self._forget(entry)
+            entry.end(unwanted="abort" in entry.reasons or output.aborted)
 
     def close(self, entry: Entry, error: BaseException | str | None = None, *, success: bool = False) -> None:
         """End a request whose sequences did not end: as failed, else as cancelled.
@@ -291,10 +295,6 @@ class Ledger:
         for entry, _, _ in list(self._sequences.values()):
             self.close(entry, error)
 
-    def _end(self, entry: Entry, error: str | None = None, *, unwanted: bool = False) -> None:
-        self._forget(entry)
-        entry.end(error, unwanted=unwanted)
-
     def _forget(self, entry: Entry) -> list[Any]:
         """Take out what is left of a request; returns SGLang's states of the sequences that still ran."""
         found = [self._sequences.pop(rid, None) for rid in entry.sequences]
@@ -306,22 +306,19 @@ class Requests:
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        self._ledgers: weakref.WeakKeyDictionary[Any, Ledger] = weakref.WeakKeyDictionary()
+        self._ledgers: Known[Ledger] = Known()
 
     def known(self, manager: Any) -> Ledger | None:
         """The ledger of a tokenizer manager that has had a request."""
-        return self._ledgers.get(manager)
+        return self._ledgers.of(manager)
 
     def ledger(self, manager: Any) -> Ledger:
         """The ledger of a tokenizer manager."""
-        found = self._ledgers.get(manager)
-        if found is None:
-            found = self._ledgers[manager] = Ledger(self, manager)
-        return found
+        return self._ledgers.of(manager) or self._ledgers.learn(manager, Ledger(self, manager))
 
     def ledgers(self) -> list[Ledger]:
         """All of them."""
-        return list(self._ledgers.values())
+        return self._ledgers.values()
 
     def start(self, call: Call, ledger: Ledger, parent: Context, lora: Any, *, span: bool) -> Entry | None:
         """Start a request.
