@@ -108,7 +108,7 @@ def part(whole: Any, name: str) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def is_pydantic(cls: type) -> bool:
+def is_pydantic(cls: Any) -> bool:
     """Whether these are models of Pydantic's, which take microseconds to say that they lack something."""
     return hasattr(cls, "__pydantic_fields__")
 

@@ -227,7 +227,7 @@ class TestSilence:
 
         for function in (serve, tf.function(model)):
             expected = model.predict(ROWS, verbose=0)
-            telemetry.exporter.clear()
+            telemetry.forget_spans()
             found = function(tf.constant(ROWS))
             np.testing.assert_allclose(found, expected, rtol=1e-5)
             function(tf.constant(ROWS))

@@ -94,7 +94,7 @@ def test_several_sequences_of_a_prompt_are_one_request(telemetry: Telemetry, mod
 
 def test_an_end_of_sequence_id_is_a_stop(telemetry: Telemetry, model: Any) -> None:
     first = model.generate(torch.tensor([PROMPTS[0]]), max_new_tokens=3, do_sample=False)[0].tolist()
-    telemetry.exporter.clear()
+    telemetry.forget_spans()
     result = model.generate_batch(
         inputs=PROMPTS[:1],
         generation_config=config(eos_token_id=first[4]),

@@ -82,6 +82,11 @@ class Telemetry:
             for each in self.log_exporter.get_finished_logs()
         ]
 
+    def forget_spans(self) -> None:
+        """Leave out of the following what has ended so far."""
+        self.tracer_provider.force_flush()
+        self.exporter.clear()
+
     def raw_spans(self) -> list[Any]:
         """The SDK's finished spans, in the order of their starts."""
         self.tracer_provider.force_flush()
