@@ -149,7 +149,7 @@ class Streams:
             return observed_generator(answer, inference, self._read)
         if isinstance(answer, AsyncGeneratorType):
             return observed_async_generator(answer, inference, self._read)
-        if is_pydantic(type(answer)):
+        if is_pydantic(answer):
             return None
         iterator = getattr(answer, "_iterator", None)
         if isinstance(iterator, GeneratorType):

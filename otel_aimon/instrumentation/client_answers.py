@@ -5,7 +5,6 @@ Usage is what the server reported, and absent where it did not.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +98,7 @@ def part(whole: Any, name: str) -> Any:
     fields = getattr(whole, "__dict__", None)
     if fields is not None and name in fields:
         return fields[name]
-    if is_pydantic(type(whole)):
+    if is_pydantic(whole):
         extra = getattr(whole, "__pydantic_extra__", None)
         return None if extra is None else extra.get(name)
     if hasattr(type(whole), name):
@@ -107,10 +106,9 @@ def part(whole: Any, name: str) -> Any:
     return whole.get(name) if isinstance(whole, Mapping) else None
 
 
-@functools.lru_cache(maxsize=256)
-def is_pydantic(cls: Any) -> bool:
-    """Whether these are models of Pydantic's, which take microseconds to say that they lack something."""
-    return hasattr(cls, "__pydantic_fields__")
+def is_pydantic(value: Any) -> bool:
+    """Whether it is a model of Pydantic's, which takes microseconds to say that it lacks something."""
+    return hasattr(type(value), "__pydantic_fields__")
 
 
 def count(value: Any) -> int | None:
