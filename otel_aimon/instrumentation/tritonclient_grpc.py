@@ -80,7 +80,7 @@ def _observe_callback(bind: Callable[[Any], Begin], original: Any) -> Any:
         try:
             return original(*args, **kwargs)
         except BaseException as error:
-            failed(inference, error)
+            guarded(failed, inference, error)
             raise
         finally:
             detach(token)
@@ -134,8 +134,8 @@ def _observe_enqueued(bind: Callable[[Any], Begin], original: Any) -> Any:
         except BaseException as error:
             if waiting is not None:
                 stream, asked = waiting
-                stream.forget(asked)
-                asked.fail(error)
+                guarded(stream.forget, asked)
+                guarded(asked.fail, error)
             raise
 
     return async_stream_infer

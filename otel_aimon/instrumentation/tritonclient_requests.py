@@ -36,18 +36,19 @@ def hook_urls(hooks: Hooks, owner: Any, *, http: bool) -> None:
 
     def make(original: Any) -> Any:
         @functools.wraps(original)
-        def init(self: Any, url: Any, *args: Any, **kwargs: Any) -> Any:
-            guarded(_learn_server, self, url, bool(kwargs.get("ssl")) if http else None)
-            return original(self, url, *args, **kwargs)
+        def init(*args: Any, **kwargs: Any) -> Any:
+            guarded(_learn_server, args, kwargs, http=http)
+            return original(*args, **kwargs)
 
         return init
 
     hooks.wrap(owner, "__init__", make, ("url",))
 
 
-def _learn_server(caller: Any, url: Any, https: bool | None) -> None:
-    if isinstance(url, str):
-        _servers.learn(caller, server_of(url, https=https))
+def _learn_server(args: tuple[Any, ...], kwargs: dict[str, Any], *, http: bool) -> None:
+    url = argument(args, kwargs, 1, "url")
+    if args and isinstance(url, str):
+        _servers.learn(args[0], server_of(url, https=bool(kwargs.get("ssl")) if http else None))
 
 
 def hook_infer(hooks: Hooks, owner: Any, *, asynchronous: bool) -> None:

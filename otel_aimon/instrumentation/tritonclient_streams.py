@@ -62,17 +62,32 @@ def observed_stream(original: Any, start: Start) -> Any:
     """
 
     @functools.wraps(original)
-    def stream_infer(self: Any, inputs_iterator: Any, *args: Any, **kwargs: Any) -> Any:
-        if not hasattr(type(inputs_iterator), "__aiter__"):
-            return original(self, inputs_iterator, *args, **kwargs)
+    def stream_infer(*args: Any, **kwargs: Any) -> Any:
         stream = Waiting()
-        requests = _Requests(inputs_iterator, stream, functools.partial(start, self))
-        responses = original(self, requests, *args, **kwargs)
-        # It reads this attribute at each step; the object itself stays what it is.
-        responses._grpc_call = _Call(responses._grpc_call, stream)
+        args, kwargs = guarded(_with_requests, stream, start, args, kwargs) or (args, kwargs)
+        responses = original(*args, **kwargs)
+        guarded(_read_through, stream, responses)
         return responses
 
     return stream_infer
+
+
+def _with_requests(
+    stream: Waiting, start: Start, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of ``stream_infer``, with an iterator of ours around that of the user."""
+    requests = args[1] if len(args) > 1 else kwargs.get("inputs_iterator")
+    if not args or not hasattr(type(requests), "__aiter__"):
+        return args, kwargs
+    ours = _Requests(requests, stream, functools.partial(start, args[0]))
+    if len(args) > 1:
+        return (args[0], ours, *args[2:]), kwargs
+    return args, {**kwargs, "inputs_iterator": ours}
+
+
+def _read_through(stream: Waiting, responses: Any) -> None:
+    # It reads this attribute at each step; the object itself stays what it is.
+    responses._grpc_call = _Call(responses._grpc_call, stream)
 
 
 class _Requests:

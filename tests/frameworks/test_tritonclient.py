@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("tritonclient.grpc", exc_type=ImportError)
 pytest.importorskip("pytriton")
 
+import aiohttp
 import gevent
 import numpy as np
 import tritonclient.grpc
@@ -28,6 +29,7 @@ from tritonclient.utils import InferenceServerException
 
 import otel_aimon
 from otel_aimon.instrumentation import tritonclient_waiting
+from otel_aimon.instrumentation.tritonclient_address import server_of
 from otel_aimon.instrumentation.tritonclient_tensors import asked_rows
 from tests.support.telemetry import Telemetry, wait_until
 from tests.support.triton_server import SECRET, Addresses, triton_server
@@ -281,15 +283,21 @@ class TestGreenlets:
         assert active(telemetry) == 0
         assert measured(telemetry) == {"duration": {("tritonclient", "slow", "infer"): 2}}
 
+    @pytest.mark.parametrize("when", ["during the call", "after it"])
     def test_the_time_in_which_nobody_takes_the_answer_is_not_counted(
-        self, telemetry: Telemetry, server: Addresses, client: Any
+        self, telemetry: Telemetry, server: Addresses, client: Any, when: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        client.infer("double", rows("http", [[1]]))
-        handle = client.async_infer("double", rows("http", [[1]]))
-        time.sleep(0.5)
-        assert handle.get_result().as_numpy("y").tolist() == [[2]]
-        assert spans(telemetry)[1] == request(server.http)
-        assert telemetry.raw_spans()[1].end_time - telemetry.raw_spans()[1].start_time < 3e8
+        sleep = gevent.sleep
+        # The client lets its greenlets run for ten milliseconds, in which most answers come.
+        monkeypatch.setattr(gevent, "sleep", lambda _seconds: sleep(1.5 if when == "during the call" else 0))
+        handle = client.async_infer("slow", rows("http", [[0.3]]))
+        assert handle._greenlet.ready() is (when == "during the call")
+        while not handle._greenlet.ready():
+            sleep(0.01)
+        time.sleep(1.5)
+        assert handle.get_result().as_numpy("y").shape == (1, 1)
+        assert spans(telemetry) == [request(server.http, "slow")]
+        assert telemetry.raw_spans()[0].end_time - telemetry.raw_spans()[0].start_time < 1.4e9
 
     def test_errors(self, telemetry: Telemetry, server: Addresses, client: Any) -> None:
         handle = client.async_infer("broken", rows("http", [[1]]))
@@ -664,6 +672,23 @@ class TestAsyncio:
             request(9, error=errors[1]),
         ]
 
+    def test_a_client_that_is_closed_meanwhile(
+        self, telemetry: Telemetry, server: Addresses, protocol: str
+    ) -> None:
+        async def ask() -> str:
+            client = ASYNCIO[protocol].InferenceServerClient(url(server, protocol))
+            task = asyncio.create_task(client.infer("slow", rows(protocol, [[1]])))
+            await asyncio.sleep(0.2)
+            await client.close()
+            with pytest.raises((asyncio.CancelledError, aiohttp.ClientConnectionError)) as raised:
+                await task
+            return f"{raised.type.__module__}.{raised.type.__qualname__}"
+
+        error = asyncio.run(ask())
+        if protocol == "grpc":
+            error = "cancelled"
+        assert spans(telemetry) == [request(getattr(server, protocol), "slow", error=error)]
+
 
 class TestAsyncStreams:
     """``stream_infer`` of the gRPC client for asyncio."""
@@ -816,6 +841,34 @@ class TestUnchanged:
                 assert vars(owner)[name] is not original
                 assert inspect.signature(vars(owner)[name]) == signature
         assert all(vars(owner)[name] is original for owner, name, original, _ in before)
+
+    @pytest.mark.parametrize(
+        ("given", "https", "told"),
+        [
+            ("localhost:8000", None, ("localhost", 8000)),
+            ("user:secret@host:8000/secret?key=secret", False, ("host", 8000)),
+            ("host", False, ("host", 80)),
+            ("host", True, ("host", 443)),
+            ("host", None, ("host", None)),
+            ("[::1]:8001", None, ("::1", 8001)),
+            ("dns:///host:8001", None, ("host", 8001)),
+            ("dns://8.8.8.8/host:8001", None, ("host", 8001)),
+            ("ipv4:10.0.0.1:8001", None, ("10.0.0.1", 8001)),
+            ("ipv4:10.0.0.1:8001,10.0.0.2:8001", None, (None, None)),
+            ("unix:/secret", None, (None, None)),
+            ("xds:///host", None, (None, None)),
+            ("host:port", None, (None, None)),
+        ],
+    )
+    def test_what_is_told_of_an_address(
+        self, given: str, https: bool | None, told: tuple[str | None, int | None]
+    ) -> None:
+        assert server_of(given, https=https) == ("tritonclient", *told)
+
+    def test_wrong_arguments_are_told_as_without_us(self, telemetry: Telemetry) -> None:
+        for owner in (each.InferenceServerClient for each in (*BLOCKING.values(), *ASYNCIO.values())):
+            with pytest.raises(TypeError, match=r"InferenceServerClient\.__init__\(\) missing"):
+                owner()
 
     def test_a_client_that_was_made_before_has_no_address(self, server: Addresses, protocol: str) -> None:
         with BLOCKING[protocol].InferenceServerClient(url(server, protocol)) as client:
