@@ -53,6 +53,41 @@ def sglang():
     return call
 
 
+def lmdeploy():
+    """A front end whose engine has answered before it is asked."""
+    from types import SimpleNamespace
+
+    from lmdeploy.serve.core.async_engine import AsyncEngine, GenOut
+    from lmdeploy.serve.managers import Session, SessionManager
+
+    manager = SessionManager()
+    request = SimpleNamespace(session=Session(1, manager), input_token_len=1)
+    item = GenOut("", 1, 1, "stop")
+
+    async def preprocess(self, messages, session_id, input_ids=None, do_preprocess=True):
+        return request
+
+    async def generate(self, request, stream_response=True):
+        yield item
+
+    for function in (preprocess, generate):
+        setattr(AsyncEngine, function.__name__, function)
+    engine = object.__new__(AsyncEngine)
+    engine.model_name = "m"
+    engine.backend_config = SimpleNamespace(device_type="cuda")
+
+    def result(awaitable):
+        try:
+            awaitable.send(None)
+        except StopIteration as done:
+            return done.value
+
+    def call():
+        return result(engine.generate(result(engine.preprocess(None, 1))).__anext__())
+
+    return call
+
+
 def litserve():
     """A worker that steps through its loop, a request at each step."""
     import time
@@ -224,6 +259,7 @@ def mlserver():
 
 CASES = {
     "sglang": Case("sglang", "`TokenizerManager.generate_request`", sglang),
+    "lmdeploy": Case("lmdeploy", "`AsyncEngine.preprocess` and `generate`", lmdeploy),
     "litserve": Case("litserve", "a request in a worker", litserve),
     "bentoml": Case("bentoml", "an API", bentoml),
     "ray_serve": Case("ray_serve", "a call in a replica", ray_serve, "ray"),

@@ -366,6 +366,17 @@ class TestFrameworks:
             ("info", "frameworks_are_enabled", "Old is installed and not instrumented: disabled by X."),
         ]
 
+    def test_one_is_not_run_by_the_tests(self) -> None:
+        there = (replace(TORCH, title="Far", version="1.0", checked="nothing of it"),)
+        assert problems(frameworks.CHECKS, seen({}, frameworks=there)) == [
+            (
+                "warning",
+                "versions_are_tested",
+                "Far 1.0 is older than 2.13, the oldest version to whose interface it is written.",
+            )
+        ]
+        assert "written to 2.13" in "\n".join(frameworks.tell(there))
+
     def test_a_version_that_cannot_be_read(self) -> None:
         there = (replace(TORCH, version="unknown"),)
         assert problems(frameworks.CHECKS, seen({}, frameworks=there)) == []

@@ -175,9 +175,10 @@ def versions_are_tested(seen: Seen) -> Iterator[Problem]:
         except InvalidVersion:
             continue
         if old:
+            what = "to whose interface it is written" if each.checked else "that is tested"
             yield Problem(
                 "warning",
-                f"{each.title} {each.version} is older than {each.oldest}, the oldest version that is tested.",
+                f"{each.title} {each.version} is older than {each.oldest}, the oldest version {what}.",
                 f"Upgrade: pip install '{each.distributions[0]}>={each.oldest}'"
                 if each.distributions
                 else "Upgrade it.",
