@@ -43,11 +43,16 @@ def test_texts(folder: Path) -> None:
     assert sum(served.values("gen_ai.server.time_to_first_token").values()) == 2
 
 
-def ask(port: int, **body: Any) -> dict[str, Any]:
+def post(port: int, **body: Any) -> Any:
+    """The open answer to a request."""
     data = json.dumps({"prompt": "hello world", "temperature": 0.0, **body}).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", data)
     request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=30) as response:
+    return urllib.request.urlopen(request, timeout=30)
+
+
+def ask(port: int, **body: Any) -> dict[str, Any]:
+    with post(port, **body) as response:
         answer: dict[str, Any] = json.load(response)
     return answer
 
@@ -61,10 +66,15 @@ def test_the_server(folder: Path) -> None:
             whole = ask(port, max_tokens=4)
             # With a seed it is served alone. Its first character is a stop word.
             stopped = ask(port, max_tokens=20, seed=1, stop=[whole["choices"][0]["text"][:1]])
-            wait_until(lambda: len(our_spans(receiver)) == 2, "two spans")
+            # A client that leaves: it would take seconds to the end.
+            with post(port, max_tokens=5000, stream=True) as response:
+                response.readline()
+            wait_until(lambda: len(our_spans(receiver)) == 3, "three spans")
         spans = sorted(our_spans(receiver), key=lambda each: each.start_ns)
 
-    first, second = (dict(each.attributes) for each in spans)
+    first, second, left = (dict(each.attributes) for each in spans)
+    assert left["error.type"] == "cancelled"
+    assert 0 < left["gen_ai.usage.output_tokens"] < 5000
     for told, answer in ((first, whole), (second, stopped)):
         assert told["aimon.model.name"] == NAME
         assert told["gen_ai.usage.output_tokens"] == answer["usage"]["completion_tokens"]
