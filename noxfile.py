@@ -352,6 +352,7 @@ def exllamav2(session: nox.Session, versions: str) -> None:
         "regex",
         "rich",
         "safetensors",
+        "sentencepiece",
         "tokenizers",
         "websockets",
     )
