@@ -150,7 +150,8 @@ def vllm(session: nox.Session, versions: str) -> None:
     required = _required(session, distribution.partition("=")[0], NOT_FOR_VLLM)
     session.install(*TESTS, torch, *required, "opentelemetry-instrumentation-fastapi>=0.66b0")
     session.install("--editable", ".")
-    _pytest(session, "tests/frameworks/test_vllm.py", "tests/e2e/test_vllm.py")
+    processes = (str(path) for path in sorted(Path("tests/e2e").glob("test_vllm*.py")))
+    _pytest(session, "tests/frameworks/test_vllm.py", *processes)
 
 
 SGLANG = {

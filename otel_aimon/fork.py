@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Its exit handler joins children that only finalizers end, such as vLLM's engines. Exit handlers run in reverse:
+# this one has to be there before that of the finalizers, which the first export over HTTP registers.
+import multiprocessing.util  # noqa: F401
 import os
 import sys
 import threading

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -35,6 +36,10 @@ _COUNTERS: tuple[tuple[Metric, str], ...] = (
 )
 
 
+FADES_AFTER_NS = 10_000_000_000
+"""After so long without a word, what an engine that tells several processes by turns said here is out of date."""
+
+
 class Engine:
     """One engine; None is a value that is not known, and not exported.
 
@@ -44,6 +49,9 @@ class Engine:
         waiting: Requests that wait now.
         kv_cache: Share of the key-value cache in use now.
         poll: Brings what happens now up to date, where the engine does not tell of itself.
+        told_ns: When it last told of itself, on the monotonic clock, where it tells several processes
+            by turns: after a while what happens now is not known here. None for an engine that tells
+            only this one.
         prefix_queries: Tokens looked up in the prefix cache so far.
         prefix_hits: Tokens found there so far.
         preemptions: Requests taken out of the batch so far.
@@ -62,6 +70,7 @@ class Engine:
         "prefix_hits",
         "prefix_queries",
         "running",
+        "told_ns",
         "waiting",
     )
 
@@ -76,10 +85,16 @@ class Engine:
         self.draft_tokens: int | None = None
         self.accepted_tokens: int | None = None
         self.poll: Callable[[], None] | None = None
+        self.told_ns: int | None = None
 
     def add(self, name: str, amount: int) -> None:
         """Count on."""
         setattr(self, name, (getattr(self, name) or 0) + amount)
+
+    def fade(self) -> None:
+        """Forget what happens now, where another process may have been told since."""
+        if self.told_ns is not None and monotonic_ns() - self.told_ns > FADES_AFTER_NS:
+            self.running = self.waiting = self.kv_cache = None
 
 
 class Engines:
@@ -147,6 +162,7 @@ class Engines:
         for engine in there:
             if engine.poll is not None:
                 engine.poll()
+            engine.fade()
         return there
 
     def register(self, meter: Meter) -> None:

@@ -8,6 +8,7 @@ sequence, however that comes about. Nothing is hooked that runs once per step an
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,9 @@ def _books(hooks: Hooks) -> Requests:
     if found is None:
         found = _requests[id(hooks)] = Requests(hooks.recorder)
         hooks.on_restore(functools.partial(_requests.__delitem__, id(hooks)))
+        # Registered later than the providers' and ours, so called before they export for the last time.
+        atexit.register(found.close_all)
+        hooks.on_restore(functools.partial(atexit.unregister, found.close_all))
     return found
 
 

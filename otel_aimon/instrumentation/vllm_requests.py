@@ -7,6 +7,7 @@ nothing is done while a sequence runs: its state is read once, when it ends.
 
 from __future__ import annotations
 
+import os
 import weakref
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import get_current
 
 from otel_aimon import semconv
+from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
 
 if TYPE_CHECKING:
@@ -252,8 +254,15 @@ class Requests:
         self.recorder = recorder
         self.ends_are_seen = False
         """Whether this version of vLLM tells when requests end; without that none is started."""
+        self._pid = os.getpid()
         self._ledgers: weakref.WeakKeyDictionary[Any, Ledger] = weakref.WeakKeyDictionary()
         self._by_collector: weakref.WeakKeyDictionary[Any, Entry] = weakref.WeakKeyDictionary()
+
+    def close_all(self) -> None:
+        """End the requests of all engines: the process ends. A forked one had none of its own."""
+        if os.getpid() == self._pid:
+            for ledger in list(self._ledgers.values()):
+                guarded(ledger.close_all)
 
     def known(self, processor: Any) -> Ledger | None:
         """The ledger of an ``OutputProcessor`` that has had a request."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from otel_aimon.core.recorder import Recorder
     from otel_aimon.instrumentation.hooks import Hooks
 
+RERANK = "rerank"
+"""Operation of a request that the newer classes take for one of scores."""
+
 _SERVED = {
     "create_completion": semconv.TEXT_COMPLETION,
     "create_chat_completion": semconv.CHAT,
@@ -28,7 +31,7 @@ _SERVED = {
     "create_classify": "classify",
     "create_pooling": POOLING,
     "create_score": "score",
-    "do_rerank": "rerank",
+    "do_rerank": RERANK,
 }
 """Methods of the server's classes, and what a request does that one of them refuses."""
 
@@ -60,7 +63,7 @@ def _observe_served(recorder: Recorder, operation: str | None, original: Any) ->
     async def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if current_call() is not None:
             return await original(self, *args, **kwargs)
-        call = Call(None)
+        call = Call(RERANK if operation is None and guarded(_reranks, args, kwargs) else None)
         token = attach(set_value(CALL, call))
         try:
             result = await original(self, *args, **kwargs)
@@ -76,17 +79,22 @@ def _observe_served(recorder: Recorder, operation: str | None, original: Any) ->
     return method
 
 
+def _reranks(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    request = args[0] if args else kwargs.get("request")
+    return type(request).__name__ == "RerankRequest"
+
+
 def _raised(
     recorder: Recorder, call: Call, operation: str | None, serving: Any, error: BaseException
 ) -> None:
     if not any(each.__name__.endswith(_NOT_FOUND) for each in type(error).__mro__):
-        refuse(recorder, call, operation or _operation_of(serving), serving, error)
+        refuse(recorder, call, operation or call.operation or _operation_of(serving), serving, error)
 
 
 def _answered(recorder: Recorder, call: Call, operation: str | None, serving: Any, answer: Any) -> None:
     kind = getattr(getattr(answer, "error", answer), "type", None)
     if isinstance(kind, str) and not kind.endswith(_NOT_FOUND):
-        refuse(recorder, call, operation or _operation_of(serving), serving, kind)
+        refuse(recorder, call, operation or call.operation or _operation_of(serving), serving, kind)
 
 
 def _operation_of(serving: Any) -> str:

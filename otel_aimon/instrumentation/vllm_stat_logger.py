@@ -7,6 +7,7 @@ engines do not look at that group: the hooks add it to them.
 
 from __future__ import annotations
 
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
@@ -32,12 +33,16 @@ class StatLogger(AggregateStatLoggerBase):  # type: ignore[misc]
     Args:
         vllm_config: The engines' configuration.
         engine_indexes: vLLM's numbers for the engines behind one front end.
+
+    Attributes:
+        shared: The engines have several front ends, of which each step tells one.
     """
 
     def __init__(self, vllm_config: Any, engine_indexes: list[int]) -> None:
         self._model = model_name(vllm_config)
         self._prefix_cache = bool(getattr(vllm_config.cache_config, "enable_prefix_caching", True))
         self.engine_indexes = engine_indexes
+        self.shared = False
         self._recorder: Recorder | None = None
         self._engines: dict[int, Engine] = {}
 
@@ -59,6 +64,8 @@ class StatLogger(AggregateStatLoggerBase):  # type: ignore[misc]
             engine = self._engines.get(engine_idx) or self._open(recorder, engine_idx)
             if scheduler_stats is not None:
                 self._read_scheduler(engine, scheduler_stats)
+                if self.shared:
+                    engine.told_ns = monotonic_ns()
             if iteration_stats is not None:
                 engine.add("preemptions", iteration_stats.num_preempted_reqs)
         except Exception as error:

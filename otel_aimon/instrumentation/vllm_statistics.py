@@ -8,6 +8,7 @@ open, they are kept for our stat logger, as vLLM itself does for a plug-in's in 
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import attach, create_key, detach, get_current, set_value
@@ -35,7 +36,7 @@ def hook_stat_loggers(hooks: Hooks, module: Any) -> None:
         @functools.wraps(original)
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it is that method
             original(self, *args, **kwargs)
-            guarded(_join, self, args[0] if args else kwargs.get("vllm_config"))
+            guarded(_join, self, original, args, kwargs)
 
         return __init__
 
@@ -43,11 +44,15 @@ def hook_stat_loggers(hooks: Hooks, module: Any) -> None:
     hooks.on_restore(disconnect)
 
 
-def _join(manager: Any, vllm_config: Any) -> None:
+def _join(manager: Any, init: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     from otel_aimon.instrumentation.vllm_stat_logger import StatLogger
 
-    if not any(isinstance(each, StatLogger) for each in manager.stat_loggers):
-        manager.stat_loggers.append(StatLogger(vllm_config, manager.engine_indexes))
+    given = inspect.signature(init).bind(manager, *args, **kwargs).arguments
+    ours = next((each for each in manager.stat_loggers if isinstance(each, StatLogger)), None)
+    if ours is None:
+        ours = StatLogger(given["vllm_config"], manager.engine_indexes)
+        manager.stat_loggers.append(ours)
+    ours.shared = given.get("client_count", 1) > 1
 
 
 # --- offline engines ----------------------------------------------------------------------------

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import time
 from typing import Any
 
+import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_aimon import semconv
-from otel_aimon.core import instruments
+from otel_aimon.core import engines, instruments
 from otel_aimon.core.engines import Engines
 
 
@@ -50,6 +52,25 @@ def test_what_is_not_known_is_not_exported() -> None:
     engine.add("draft_tokens", 3)
     engine.add("draft_tokens", 4)
     assert watched.points(semconv.ENGINE_DRAFT_TOKENS) == {"m 0": 7}
+    watched.close()
+
+
+def test_what_an_engine_told_among_others_fades(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched()
+    owners = [Owner(), Owner()]
+    alone, shared = (watched.engines.open("fw", "m", number, owner) for number, owner in enumerate(owners))
+    alone.running = shared.running = 3
+    shared.kv_cache = 0.5
+    shared.add("preemptions", 2)
+    shared.told_ns = time.monotonic_ns()
+    assert watched.points(semconv.ENGINE_RUNNING) == {"m 0": 3, "m 1": 3}
+    later = shared.told_ns + engines.FADES_AFTER_NS + 1
+    monkeypatch.setattr(engines, "monotonic_ns", lambda: later)
+    assert watched.points(semconv.ENGINE_RUNNING) == {"m 0": 3}
+    assert watched.points(semconv.ENGINE_KV_CACHE) == {}
+    assert watched.points(semconv.ENGINE_PREEMPTIONS) == {"m 1": 2}
+    shared.running, shared.told_ns = 1, later
+    assert watched.points(semconv.ENGINE_RUNNING) == {"m 0": 3, "m 1": 1}
     watched.close()
 
 

@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import pickle
+import time
 import warnings
 import weakref
 from collections.abc import Coroutine, Iterator
@@ -23,6 +24,7 @@ from opentelemetry import trace
 
 import otel_aimon
 from otel_aimon import runtime, semconv
+from otel_aimon.core import engines
 from tests.support.telemetry import Telemetry, wait_until
 from tests.support.tiny_vllm import CONTEXT, ENGINE, prepare, save_bert, save_llama
 
@@ -427,6 +429,25 @@ class TestThePlugIn:
         for given in ([], [StatLogger]):
             manager = StatLoggerManager(config, [0], list(given))
             assert sum(isinstance(each, StatLogger) for each in manager.stat_loggers) == 1
+
+    def test_what_an_engine_told_one_of_several_front_ends_fades(
+        self, llm: Any, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from vllm.v1.metrics.loggers import StatLoggerManager
+        from vllm.v1.metrics.stats import SchedulerStats
+
+        managers = [
+            StatLoggerManager(llm.llm_engine.vllm_config, [number], client_count=count)
+            for number, count in ((5, 1), (6, 2))
+        ]
+        for number, manager in zip((5, 6), managers, strict=True):
+            manager.record(SchedulerStats(num_running_reqs=3), None, engine_idx=number)
+        assert engine_points(telemetry)["requests.running"] == [("llama", "5", 3), ("llama", "6", 3)]
+        later = time.monotonic_ns() + engines.FADES_AFTER_NS
+        monkeypatch.setattr(engines, "monotonic_ns", lambda: later)
+        points = engine_points(telemetry)
+        assert points["requests.running"] == [("llama", "5", 3)]
+        assert points["prefix_cache.queries"] == [("llama", "5", 0), ("llama", "6", 0)]
 
 
 @pytest.fixture(scope="module")
