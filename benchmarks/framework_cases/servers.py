@@ -88,6 +88,59 @@ def lmdeploy():
     return call
 
 
+def vllm():
+    """An engine whose first step answers a request."""
+    import time
+    from types import SimpleNamespace
+
+    from tests.support import tiny_vllm
+
+    tiny_vllm.prepare()
+    from vllm import SamplingParams
+    from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm.v1.engine.output_processor import OutputProcessor
+
+    stats = SimpleNamespace(
+        arrival_time=time.time(), first_token_latency=0.001, queued_ts=1.0, scheduled_ts=1.1, first_token_ts=1.2,
+        last_token_ts=1.3,
+    )  # fmt: skip
+    state = SimpleNamespace(
+        request_id="1", request_index=0, is_prefilling=False, prompt_len=4, num_cached_tokens=0, stats=stats,
+        detokenizer=SimpleNamespace(num_output_tokens=lambda: 4),
+    )  # fmt: skip
+
+    def take_in(self, request):
+        self.request_states[request.request_id] = state
+
+    def _update_stats_from_finished(self, req_state, finish_reason, iteration_stats):
+        pass
+
+    def add_request(self, request_id, prompt, params):
+        self.output_processor.add_request(state)
+
+    def step(self):
+        processor = self.output_processor
+        processor._update_stats_from_finished(processor.request_states.pop("1"), "stop", None)
+
+    OutputProcessor.add_request = take_in
+    OutputProcessor._update_stats_from_finished = _update_stats_from_finished
+    LLMEngine.add_request, LLMEngine.step = add_request, step
+    engine = object.__new__(LLMEngine)
+    engine.dp_group, engine.external_launcher_dp = None, False
+    engine.vllm_config = SimpleNamespace(
+        model_config=SimpleNamespace(served_model_name="m"), device_config=SimpleNamespace(device_type="cpu")
+    )
+    engine.output_processor = object.__new__(OutputProcessor)
+    engine.output_processor.request_states = {}
+    params = SamplingParams(max_tokens=4)
+
+    def call():
+        engine.add_request("1", "hi", params)
+        engine.step()
+
+    return call
+
+
 def litserve():
     """A worker that steps through its loop, a request at each step."""
     import time
@@ -260,6 +313,7 @@ def mlserver():
 CASES = {
     "sglang": Case("sglang", "`TokenizerManager.generate_request`", sglang),
     "lmdeploy": Case("lmdeploy", "`AsyncEngine.preprocess` and `generate`", lmdeploy),
+    "vllm": Case("vllm", "`LLMEngine.add_request` and a step", vllm),
     "litserve": Case("litserve", "a request in a worker", litserve),
     "bentoml": Case("bentoml", "an API", bentoml),
     "ray_serve": Case("ray_serve", "a call in a replica", ray_serve, "ray"),
