@@ -64,9 +64,26 @@ def tensorflow():
     import tensorflow as tf
     from tensorflow.python.eager.polymorphic_function.concrete_function import ConcreteFunction
 
-    score = tf.function(lambda rows: rows * 2.0).get_concrete_function(tf.TensorSpec((None, 4)))
+    class Model(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 4))])
+        def score(self, rows):
+            return {"scores": rows * 2.0}
+
+    model = Model()
+    folder = str(Path(temporary_folder()) / "doubling")
+    tf.saved_model.save(model, folder, signatures=model.score)
     rows = tf.ones((2, 4))
-    return constant(ConcreteFunction, "__call__", lambda: score(rows))
+    served = []
+
+    def armed():
+        # What is loaded while the process is instrumented is known.
+        loaded = tf.saved_model.load(folder)
+        served[:] = [loaded.signatures["serving_default"], loaded]
+
+    armed()
+    call = constant(ConcreteFunction, "__call__", lambda: served[0](rows=rows))
+    call.armed = armed
+    return call
 
 
 def keras():
@@ -109,7 +126,7 @@ CASES = {
     "torch": Case("torch", "a module", torch),
     "tensorrt": Case("tensorrt", "`IExecutionContext.execute_v2`", tensorrt, "tensorrt_bindings"),
     "openvino": Case("openvino", "`InferRequest.infer`", openvino),
-    "tensorflow": Case("tensorflow", "`ConcreteFunction`", tensorflow),
+    "tensorflow": Case("tensorflow", "a signature of a SavedModel", tensorflow),
     "keras": Case("keras", "`Model.predict`", keras),
     "jax": Case("jax", "`monitor_jax`", jax),
 }
