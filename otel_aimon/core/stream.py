@@ -64,8 +64,11 @@ def observed_generator_call(
         on_item: Reads each item.
         chunks: As in :func:`observed_generator_function`.
     """
+    return functools.wraps(original)(_steps_of(original, begin, on_item, chunks=chunks))  # type: ignore[return-value]
 
-    @functools.wraps(original)
+
+def _steps_of(original: Any, begin: Begin, on_item: OnItem | None, *, chunks: bool) -> Any:
+    # What is made for one generator alone is not dressed up as the function that it comes from.
     def generate(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         generator = original(*args, **kwargs)
         inference = started(begin, args, kwargs)
@@ -115,7 +118,7 @@ def observed_generator_call(
                 if closing and context is not None and garbage.collecting():
                     step, context = garbage.apart(step, context), None
 
-    return generate  # type: ignore[return-value]
+    return generate
 
 
 def observed_async_generator_function(original: F, start: Start, on_item: OnItem | None = None) -> F:
@@ -134,8 +137,10 @@ def observed_async_stream(
         on_item: Reads each item.
         chunks: As in :func:`observed_generator_function`.
     """
+    return functools.wraps(original)(_async_steps_of(original, begin, on_item, chunks=chunks))  # type: ignore[return-value]
 
-    @functools.wraps(original)
+
+def _async_steps_of(original: Any, begin: Begin, on_item: OnItem | None, *, chunks: bool = True) -> Any:
     async def generate(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         generator = original(*args, **kwargs)
         inference = started(begin, args, kwargs)
@@ -180,7 +185,7 @@ def observed_async_stream(
                 closing = isinstance(error, GeneratorExit)
                 pending = generator.athrow(error)
 
-    return generate  # type: ignore[return-value]
+    return generate
 
 
 class _Carried:
@@ -233,8 +238,8 @@ def observed_generator(
         on_item: Reads each item.
         chunks: As in :func:`observed_generator_function`.
     """
-    result: Generator[Any, Any, Any] = observed_generator_function(
-        lambda: generator, lambda: inference, on_item, chunks=chunks
+    result: Generator[Any, Any, Any] = _steps_of(
+        lambda: generator, lambda _args, _kwargs: inference, on_item, chunks=chunks
     )()
     _name_as(result, generator)
     abandon_with(result, inference)
@@ -253,8 +258,8 @@ def observed_iteration(
     """
     if not isinstance(generator, GeneratorType):
         return generator
-    result: Generator[Any, Any, Any] = observed_generator_function(
-        lambda: generator, start, on_item, chunks=False
+    result: Generator[Any, Any, Any] = _steps_of(
+        lambda: generator, lambda _args, _kwargs: start(), on_item, chunks=False
     )()
     _name_as(result, generator)
     return result
@@ -274,7 +279,9 @@ def observed_stream(original: F, begin: Begin, on_item: OnItem | None = None) ->
         generator = original(*args, **kwargs)
         if not isinstance(generator, GeneratorType):
             return generator
-        result = observed_generator_function(lambda: generator, lambda: begin(args, kwargs), on_item)()
+        result = _steps_of(
+            lambda: generator, lambda _args, _kwargs: begin(args, kwargs), on_item, chunks=True
+        )()
         _name_as(result, generator)
         return result
 
@@ -285,8 +292,8 @@ def observed_async_generator(
     generator: AsyncGenerator[Any, Any], inference: Inference, on_item: OnItem | None = None
 ) -> AsyncGenerator[Any, Any]:
     """The asynchronous :func:`observed_generator`."""
-    result: AsyncGenerator[Any, Any] = observed_async_generator_function(
-        lambda: generator, lambda: inference, on_item
+    result: AsyncGenerator[Any, Any] = _async_steps_of(
+        lambda: generator, lambda _args, _kwargs: inference, on_item
     )()
     _name_as(result, generator)
     abandon_with(result, inference)
