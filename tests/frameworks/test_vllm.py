@@ -786,6 +786,7 @@ class TestAsync:
                 pass
 
         served.run(serve())
+        telemetry.tracer_provider.force_flush()
         assert recorder.watches == {}
         assert all(series.active == {} for series in recorder.series_by_key.values())
 
