@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate, trace
 from opentelemetry.context import Context, attach, detach, get_current
 
 from otel_aimon.core.call import leave
@@ -23,7 +22,7 @@ from otel_aimon.core.layers import Layer
 from otel_aimon.core.recorder import running_in
 from otel_aimon.core.stream import observed_async_generator, observed_generator
 from otel_aimon.instrumentation.known import Known
-from otel_aimon.instrumentation.server_requests import begin_batch, carrier_of
+from otel_aimon.instrumentation.server_requests import begin_batch, callers_context
 
 if TYPE_CHECKING:
     from otel_aimon.core.inference import Inference
@@ -281,16 +280,8 @@ class _Outermost:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        _OUTSIDE.set(guarded(_callers_context, scope))
+        _OUTSIDE.set(guarded(callers_context, get_current(), headers=scope.get("headers") or ()))
         try:
             await self._app(scope, receive, send)
         finally:
             _OUTSIDE.set(None)
-
-
-def _callers_context(scope: Any) -> Context:
-    current = get_current()
-    if trace.get_current_span(current).get_span_context().is_valid:
-        return current
-    carrier = carrier_of(scope.get("headers") or ())
-    return propagate.extract(carrier, current) if carrier else current

@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate, trace
 from opentelemetry.context import get_current
 
 from otel_aimon.core.call import observed_async
 from otel_aimon.core.layers import Layer
+from otel_aimon.instrumentation.server_requests import callers_context
 
 if TYPE_CHECKING:
     from otel_aimon.core.inference import Inference
@@ -43,9 +43,7 @@ def _begin(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     model = args[0]
     headers = args[_HEADERS] if len(args) > _HEADERS else kwargs.get("headers")
     verb = args[_VERB] if len(args) > _VERB else kwargs.get("verb")
-    current = get_current()
-    if headers and not trace.get_current_span(current).get_span_context().is_valid:
-        current = propagate.extract(headers, current)
+    current = callers_context(get_current(), headers)
     operation = _OPERATIONS.get(getattr(verb, "name", "PREDICT"), "predict")
     series = recorder.series(FRAMEWORK, operation, model.name)
     return recorder.start(series, Layer.REQUEST, current)

@@ -12,7 +12,7 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate, trace
+from opentelemetry import propagate
 from opentelemetry.context import Context, attach, detach, get_current
 
 from otel_aimon.core.call import leave, observed_async
@@ -21,7 +21,7 @@ from otel_aimon.core.layers import Layer
 from otel_aimon.core.recorder import running_in
 from otel_aimon.core.stream import observed_async_generator_function
 from otel_aimon.instrumentation.known import Known
-from otel_aimon.instrumentation.server_requests import begin_batch
+from otel_aimon.instrumentation.server_requests import begin_batch, callers_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,9 +71,7 @@ def _observe_stream(recorder: Recorder, original: Any) -> Any:
 def _start(
     recorder: Recorder, operation: str, name: str, headers: Mapping[str, str] | None
 ) -> Inference | None:
-    current = get_current()
-    if headers and not trace.get_current_span(current).get_span_context().is_valid:
-        current = propagate.extract(headers, current)
+    current = callers_context(get_current(), headers)
     return recorder.start(recorder.series(FRAMEWORK, operation, name), Layer.REQUEST, current)
 
 

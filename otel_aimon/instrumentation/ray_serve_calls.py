@@ -8,13 +8,13 @@ from contextvars import ContextVar
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate, trace
+from opentelemetry import propagate
 from opentelemetry.context import get_current
 
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
 from otel_aimon.instrumentation.ray_serve_batches import FRAMEWORK
-from otel_aimon.instrumentation.server_requests import carrier_of
+from otel_aimon.instrumentation.server_requests import callers_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,18 +83,16 @@ class Call:
             self._begun = True
             name = "call" if self._method == "__call__" else self._method
             series = self._recorder.series(FRAMEWORK, self._recorder.operations.admit(name), self._deployment)
-            inference = self._recorder.start(series, Layer.REQUEST, self._parent(headers), since=self._since)
+            inference = self._recorder.start(
+                series,
+                Layer.REQUEST,
+                callers_context(get_current(), self._carrier, headers),
+                since=self._since,
+            )
             self.inference = inference
             if inference is not None and works:
                 inference.queue_ns = perf_counter_ns() - inference.start_ns
         return None if self.inference is None else self.inference.context
-
-    def _parent(self, headers: Iterable[tuple[bytes, bytes]]) -> Context:
-        current = get_current()
-        if trace.get_current_span(current).get_span_context().is_valid:
-            return current
-        carrier = self._carrier or carrier_of(headers)
-        return propagate.extract(carrier, current) if carrier else current
 
     def end(self, error: BaseException | None) -> None:
         """It has ended."""

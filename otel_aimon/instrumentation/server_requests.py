@@ -6,10 +6,12 @@ import functools
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate
+from opentelemetry import propagate, trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from opentelemetry.context import Context
 
     from otel_aimon.core.inference import Inference
 
@@ -27,6 +29,23 @@ def carrier_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return {
         fields[name]: value.decode("latin-1") for raw, value in headers if (name := raw.lower()) in fields
     }
+
+
+def callers_context(
+    current: Context, carrier: Mapping[str, str] | None = None, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> Context:
+    """Where a request belongs: below the current span, else in the trace of whoever sent it.
+
+    Args:
+        current: The context in which it came.
+        carrier: What a propagator has written of the sender's trace.
+        headers: As in the ASGI scope, read only where there is neither a span nor a carrier.
+    """
+    if trace.get_current_span(current).get_span_context().is_valid:
+        return current
+    if not carrier and headers:
+        carrier = carrier_of(headers)
+    return propagate.extract(carrier, current) if carrier else current
 
 
 @functools.lru_cache(maxsize=1)

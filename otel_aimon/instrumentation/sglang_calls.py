@@ -11,14 +11,15 @@ import weakref
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate, trace
 from opentelemetry.context import Context, create_key, get_current
 
-from otel_aimon.instrumentation.server_requests import carrier_of
+from otel_aimon.instrumentation.server_requests import callers_context
 from otel_aimon.instrumentation.sglang_outputs import input_tokens_of, is_last
 from otel_aimon.instrumentation.sglang_serving import operation_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from otel_aimon.instrumentation.sglang_requests import Entry, Ledger, Requests
 
 _CALL = create_key("otel-aimon-sglang-call")
@@ -173,9 +174,7 @@ class Call:
         self.ledger.enter(self.entries[prompt], obj.rid, manager.rid_to_state.get(obj.rid), warming=warming)
 
     def _start(self, obj: Any, parent: Context, ledger: Ledger, *, refused: bool = False) -> Entry | None:
-        carrier = _carrier(self._obj, self._request)
-        if carrier and not trace.get_current_span(parent).get_span_context().is_valid:
-            parent = propagate.extract(carrier, parent)
+        parent = callers_context(parent, *_sender(self._obj, self._request))
         # An adapter that SGLang has not accepted is a name that anybody may make up.
         lora = None if refused else getattr(obj, "lora_path", None)
         return self._requests.start(self, ledger, parent, lora, span=refused or not ledger.traces(obj))
@@ -229,10 +228,10 @@ def _hung_up(error: BaseException) -> bool:
     return isinstance(message, str) and message.startswith(_DISCONNECTED)
 
 
-def _carrier(obj: Any, request: Any) -> dict[str, str] | None:
-    """Where the request comes from: the headers of HTTP, or what the caller of an engine gave."""
+def _sender(obj: Any, request: Any) -> tuple[dict[str, str] | None, Iterable[tuple[bytes, bytes]]]:
+    """What says where the request comes from: what the caller of an engine gave, or the headers of HTTP."""
     scope = getattr(request, "scope", None)
     if type(scope) is dict:
-        return carrier_of(scope.get("headers") or ())
+        return None, scope.get("headers") or ()
     given = getattr(obj, "external_trace_header", None)
-    return given if type(given) is dict else None
+    return (given if type(given) is dict else None), ()

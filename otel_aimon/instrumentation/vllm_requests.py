@@ -12,12 +12,12 @@ import weakref
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate, trace
 from opentelemetry.context import get_current
 
 from otel_aimon import semconv
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
+from otel_aimon.instrumentation.server_requests import callers_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -299,9 +299,7 @@ class Requests:
         """
         if not self.ends_are_seen:
             return None
-        parent = get_current()
-        if trace_headers and not trace.get_current_span(parent).get_span_context().is_valid:
-            parent = propagate.extract(trace_headers, parent)
+        parent = callers_context(get_current(), trace_headers)
         config = engine.vllm_config
         series = self.recorder.series(FRAMEWORK, operation, model_name(config, lora))
         ledger = self.ledger(engine.output_processor)
