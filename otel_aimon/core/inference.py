@@ -14,6 +14,8 @@ from otel_aimon.core.layers import Layer
 from otel_aimon.core.naming import error_type
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
@@ -159,6 +161,12 @@ class Inference:
             self._forget("input_tokens")
         elif "input_tokens" not in self.unknown:
             self._add("input_tokens", tokens)
+
+    def note_finish_reasons(self, reasons: Sequence[str | None]) -> None:
+        """Note why each sequence stopped, where that is known of all of them and they are few enough for a span."""
+        known = tuple(reason for reason in reasons if reason is not None)
+        if len(known) == len(reasons) <= _MOST_FINISH_REASONS:
+            self.finish_reasons = known
 
     def end(self, at_ns: int | None = None) -> None:
         """End it. Only the first end counts, whichever thread it comes from.

@@ -15,6 +15,7 @@ from otel_aimon import semconv
 from otel_aimon.core.call import observed
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
+from otel_aimon.instrumentation.batch_members import Alone, Part
 from otel_aimon.instrumentation.known import Known
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ FRAMEWORK = "exllamav2"
 
 _BATCH = create_key("otel-aimon-exllamav2-batch")
 """Under this key the context carries the call of ``generate`` whose jobs are enqueued."""
-
-_MOST_REASONS = 128
 
 
 def hook_generator(hooks: Hooks, module: Any) -> None:
@@ -47,17 +46,10 @@ def hook_generator(hooks: Hooks, module: Any) -> None:
         hooks.wrap(generator, "clear_queue", jobs.clearing)
 
 
-class _Job:
-    """A job that its user has enqueued: a request of its own.
+class _Job(Alone):
+    """A job that its user has enqueued."""
 
-    Attributes:
-        inference: The request.
-    """
-
-    __slots__ = ("inference",)
-
-    def __init__(self, inference: Inference) -> None:
-        self.inference = inference
+    __slots__ = ()
 
     def tokens(self, count: int) -> None:
         """Note how many tokens there are now."""
@@ -73,18 +65,6 @@ class _Job:
         _read_last(inference, result)
         inference.finish_reasons = (result["eos_reason"],)
         inference.end()
-
-    def cancel(self) -> None:
-        """End the request: its job was taken back."""
-        self.inference.cancel()
-
-    def fail(self, error: BaseException) -> None:
-        """End the request as failed."""
-        self.inference.fail(error)
-
-    def abandon(self) -> None:
-        """End the request, whose job is garbage."""
-        self.inference.abandon()
 
 
 class _Batch:
@@ -104,8 +84,8 @@ class _Batch:
         self.reasons: list[str | None] = []
 
 
-class _Part:
-    """A job of such a call, which ends it."""
+class _Part(Part):
+    """A job of such a call."""
 
     __slots__ = ("_batch", "_place")
 
@@ -130,15 +110,6 @@ class _Part:
         batch.reasons[self._place] = result["eos_reason"]
         if len(batch.counts) == 1:
             _read_last(batch.inference, result)
-
-    def cancel(self) -> None:
-        """Leave the end to the call."""
-
-    def fail(self, error: BaseException) -> None:
-        """Leave the end to the call."""
-
-    def abandon(self) -> None:
-        """Leave the end to the call."""
 
 
 class _Jobs:
@@ -267,8 +238,7 @@ def _settle(inference: Inference, _args: Any, _kwargs: Any, result: Any) -> None
     batch = None if inference.context is None else inference.context.get(_BATCH)
     if not isinstance(batch, _Batch):
         return
-    if None not in batch.reasons and len(batch.reasons) <= _MOST_REASONS:
-        inference.finish_reasons = tuple(batch.reasons)  # type: ignore[arg-type]
+    inference.note_finish_reasons(batch.reasons)
     if result is None:
         # Its user's event has told it to stop.
         inference.cancel()

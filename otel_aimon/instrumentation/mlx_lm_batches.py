@@ -9,6 +9,7 @@ from opentelemetry.context import create_key, get_current, set_value
 
 from otel_aimon.core.call import observed
 from otel_aimon.core.guard import guarded
+from otel_aimon.instrumentation.batch_members import Alone, Part
 from otel_aimon.instrumentation.known import Known
 
 if TYPE_CHECKING:
@@ -23,17 +24,10 @@ _Counts = list[tuple[int | None, int | None]]
 """Of each prompt: its tokens, and those among them that are in a cache."""
 
 
-class _Sequence:
-    """A prompt of a generator: a request of its own.
+class _Sequence(Alone):
+    """A prompt of a generator."""
 
-    Attributes:
-        inference: The request.
-    """
-
-    __slots__ = ("inference",)
-
-    def __init__(self, inference: Inference) -> None:
-        self.inference = inference
+    __slots__ = ()
 
     def token(self, reason: str | None) -> None:
         """Count a token, and end the request with the last one."""
@@ -43,18 +37,6 @@ class _Sequence:
         if reason is not None:
             inference.finish_reasons = (reason,)
             inference.end()
-
-    def cancel(self) -> None:
-        """End the request: its prompt was taken back."""
-        self.inference.cancel()
-
-    def fail(self, error: BaseException) -> None:
-        """End the request as failed."""
-        self.inference.fail(error)
-
-    def abandon(self) -> None:
-        """End the request, whose generator is garbage."""
-        self.inference.abandon()
 
 
 class _Batch:
@@ -72,8 +54,8 @@ class _Batch:
         return _Part(self, len(self.reasons) - 1)
 
 
-class _Part:
-    """A prompt of a batch, which the call that gave it ends."""
+class _Part(Part):
+    """A prompt of a batch."""
 
     __slots__ = ("_batch", "_place", "_tokens")
 
@@ -91,15 +73,6 @@ class _Part:
         inference.steps = max(inference.steps or 0, self._tokens)
         if reason is not None:
             self._batch.reasons[self._place] = reason
-
-    def cancel(self) -> None:
-        """Leave the end to the call."""
-
-    def fail(self, error: BaseException) -> None:
-        """Leave the end to the call."""
-
-    def abandon(self) -> None:
-        """Leave the end to the call."""
 
 
 class Batches:
@@ -233,8 +206,8 @@ def _read(running: dict[int, _Sequence | _Part], result: Any) -> None:
 
 def _settle(inference: Inference, _args: Any, _kwargs: Any, _result: Any) -> None:
     batch = None if inference.context is None else inference.context.get(_BATCH)
-    if isinstance(batch, _Batch) and None not in batch.reasons and len(batch.reasons) <= 128:
-        inference.finish_reasons = tuple(batch.reasons)  # type: ignore[arg-type]
+    if isinstance(batch, _Batch):
+        inference.note_finish_reasons(batch.reasons)
 
 
 def _abandon(running: dict[int, _Sequence | _Part]) -> None:

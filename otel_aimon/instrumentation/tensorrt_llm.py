@@ -26,8 +26,6 @@ FRAMEWORK = "tensorrt_llm"
 _CANCELLED = "cancelled"
 """The finish reason of an output that was aborted."""
 
-_MOST_REASONS = 128
-
 
 def hook_llm(hooks: Hooks, module: Any) -> None:
     """Hook what prompts are given to, and the outputs that come of them.
@@ -192,9 +190,7 @@ def _read_outputs(inference: Inference, outputs: Any) -> None:
     lengths = [len(completion.token_ids) for completion in completions]
     inference.output_tokens = sum(lengths)
     inference.steps = max(lengths, default=0)
-    reasons = tuple(completion.finish_reason for completion in completions)
-    if None not in reasons and len(reasons) <= _MOST_REASONS:
-        inference.finish_reasons = reasons
+    inference.note_finish_reasons([completion.finish_reason for completion in completions])
 
 
 def _read_times(inference: Inference, output: Any, submitted_ns: int) -> int | None:

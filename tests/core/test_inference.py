@@ -201,6 +201,22 @@ class TestOutcome:
         assert len(inference.error_type) <= 128
         assert inference.error_type.startswith("bad x")
 
+    @pytest.mark.parametrize(
+        ("reasons", "noted"),
+        [
+            (["stop", "length"], ("stop", "length")),
+            (["stop", None], None),
+            (["stop"] * 129, None),
+            (["stop"] * 128, ("stop",) * 128),
+        ],
+    )
+    def test_finish_reasons_are_all_known_and_few(
+        self, bench: Bench, reasons: list[str | None], noted: tuple[str, ...] | None
+    ) -> None:
+        inference = bench.start()
+        inference.note_finish_reasons(reasons)
+        assert inference.finish_reasons == noted
+
     @pytest.mark.parametrize("how", ["end", "cancel", "abandon"])
     def test_its_span_ends_later(self, bench: Bench, how: str) -> None:
         inference = bench.start()
