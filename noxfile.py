@@ -68,6 +68,9 @@ OLDEST = (
     "onnx==1.16.2",
 )
 
+HTTP = ("opentelemetry-instrumentation-fastapi>=0.66b0", "opentelemetry-instrumentation-asgi>=0.66b0")
+"""What makes the spans around the requests of servers."""
+
 ENV = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -148,7 +151,7 @@ def vllm(session: nox.Session, versions: str) -> None:
     session.install(torch)
     session.install("--no-deps", distribution)
     required = _required(session, distribution.partition("=")[0], NOT_FOR_VLLM)
-    session.install(*TESTS, torch, *required, "opentelemetry-instrumentation-fastapi>=0.66b0")
+    session.install(*TESTS, *HTTP, torch, *required)
     session.install("--editable", ".")
     processes = (str(path) for path in sorted(Path("tests/e2e").glob("test_vllm*.py")))
     _pytest(session, "tests/frameworks/test_vllm.py", *processes)
@@ -165,9 +168,8 @@ SGLANG = {
 def sglang(session: nox.Session, versions: str) -> None:
     """SGLang's engine plumbing on a CPU, without its kernels, which are for GPUs."""
     distribution, requirements = SGLANG[versions]
-    http = ("opentelemetry-instrumentation-fastapi>=0.66b0", "opentelemetry-instrumentation-asgi>=0.66b0")
     session.install(TORCH)
-    session.install(*TESTS, *http, TORCH, "-r", requirements)
+    session.install(*TESTS, *HTTP, TORCH, "-r", requirements)
     # They require kernels and companions of torch that no CPU can have.
     session.install("--no-deps", distribution)
     if versions == "oldest":
@@ -283,8 +285,7 @@ SERVERS = {
 @nox.parametrize("server", list(SERVERS))
 def servers(session: nox.Session, server: str) -> None:
     """Model servers, each in an environment of its own: they pin what the others need newer."""
-    http = ("opentelemetry-instrumentation-fastapi>=0.66b0", "opentelemetry-instrumentation-asgi>=0.66b0")
-    session.install(*TESTS, "scikit-learn>=1.4", *http, *SERVERS[server])
+    session.install(*TESTS, "scikit-learn>=1.4", *HTTP, *SERVERS[server])
     session.install("--editable", ".")
     name = server.partition("-")[0]
     tests = (f"tests/frameworks/test_{name}.py", f"tests/e2e/test_{name}.py")
@@ -372,8 +373,7 @@ def llamacpp(session: nox.Session, versions: str) -> None:
     """llama-cpp-python, which is built here: only the library, and none of its tools."""
     parts = ("MTMD_BUILD", "LLAVA_BUILD", "LLAMA_BUILD_COMMON", "LLAMA_BUILD_TOOLS")
     session.env["CMAKE_ARGS"] = " ".join(f"-D{part}=OFF" for part in parts)
-    http = ("opentelemetry-instrumentation-fastapi>=0.66b0", "opentelemetry-instrumentation-asgi>=0.66b0")
-    session.install(*TESTS, *http, "gguf>=0.17", LLAMACPP[versions])
+    session.install(*TESTS, *HTTP, "gguf>=0.17", LLAMACPP[versions])
     session.install("--editable", ".")
     tests = ("tests/frameworks/test_llama_cpp.py", "tests/e2e/test_llama_cpp.py")
     _pytest(session, *tests, "tests/e2e/test_native_runtimes.py", "-k", "llama_cpp or openai_server")
