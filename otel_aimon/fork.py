@@ -4,14 +4,12 @@ from __future__ import annotations
 
 # Its exit handler joins children that only finalizers end, such as vLLM's engines. Exit handlers run in reverse:
 # this one has to be there before that of the finalizers, which the first export over HTTP registers.
-import multiprocessing.util  # noqa: F401
+import multiprocessing.util
 import os
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
-
-import wrapt
 
 from otel_aimon import semconv
 from otel_aimon.core import guard
@@ -61,9 +59,7 @@ def register(current: Callable[[], Runtime | None]) -> None:
         after_in_child=with_runtime(_start_over),
     )
     os.register_at_fork(after_in_parent=_let_exports_go_on, after_in_child=_let_exports_go_on)
-    wrapt.register_post_import_hook(
-        lambda module: _flush_at_exit_of_children(module, current), "multiprocessing.util"
-    )
+    _flush_at_exit_of_children(current)
 
 
 def _pause(runtime: Runtime) -> None:
@@ -141,13 +137,13 @@ def _drop_parents_connections(exporter: Any) -> None:
         adapter.__setstate__(adapter.__getstate__())
 
 
-def _flush_at_exit_of_children(util: Any, current: Callable[[], Runtime | None]) -> None:
+def _flush_at_exit_of_children(current: Callable[[], Runtime | None]) -> None:
     """Flush children of :mod:`multiprocessing`, which leave by ``os._exit`` and skip exit handlers."""
 
     def in_child(_: object) -> None:
-        util.Finalize(None, _flush_everything, args=(current,), exitpriority=-100)
+        multiprocessing.util.Finalize(None, _flush_everything, args=(current,), exitpriority=-100)
 
-    util.register_after_fork(sys.modules[__name__], in_child)
+    multiprocessing.util.register_after_fork(sys.modules[__name__], in_child)
 
 
 def _flush_everything(current: Callable[[], Runtime | None]) -> None:

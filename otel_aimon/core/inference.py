@@ -206,7 +206,6 @@ class Inference:
                 self.error_type = self.recorder.admit_error_type(outcome)
             self.context = None
         finally:
-            self.deferred = True
             self.recorder.submit(self)
 
     def cancel(self) -> None:
@@ -226,7 +225,6 @@ class Inference:
                 return
             if cancelled:
                 self.error_type = semconv.ERROR_TYPE_CANCELLED
-            self.deferred = True
             self.recorder.queue.append(self)
         except Exception as error:
             swallow(error, "the end of an abandoned inference")
@@ -237,6 +235,7 @@ class Inference:
         running = self.series.active if self.owner is None else self.series.active_stages
         if running.pop(id(self), None) is None:
             return False
+        self.deferred = True
         self.end_ns = perf_counter_ns() if at_ns is None else max(at_ns, self.start_ns)
         if self.owner is not None and not self.owner.end_ns:
             self._hand_up(self.owner)

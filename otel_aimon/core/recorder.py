@@ -172,10 +172,9 @@ class Recorder:
         """
         if current is None:
             current = context_api.get_current()
-        if INFERENCE_KEY in current:
-            running = running_in(current)
-            if running is not None:
-                return self._start_stage(series, layer, current, running, since, span=span)
+        running = running_in(current)
+        if running is not None:
+            return self._start_stage(series, layer, current, running, since, span=span)
         if current.get(_SUPPRESSED):
             return None
         start_ns, unix_ns = since or (perf_counter_ns(), time_ns())

@@ -66,6 +66,7 @@ class Methods:
         self._name = name
         self._make = make
         self._hooks = hooks
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
         self._covered: weakref.WeakSet[Any] = weakref.WeakSet()
         self._ours: weakref.WeakSet[Any] = weakref.WeakSet()
         self._restored = False
@@ -77,12 +78,11 @@ class Methods:
         Returns:
             Whether calls of the method come to us.
         """
-        method = getattr(cls, self._name, None)
-        if method is None or method in self._ours:
-            return method is not None
-        for owner in () if self._restored else cls.__mro__:
-            if owner not in self._covered and self._name in vars(owner):
-                self._cover_body(owner)
+        if cls not in self._seen and not self._restored:
+            for owner in cls.__mro__:
+                if owner not in self._covered and self._name in vars(owner):
+                    self._cover_body(owner)
+            self._seen.add(cls)
         return getattr(cls, self._name, None) in self._ours
 
     def _cover_body(self, owner: Any) -> None:

@@ -77,15 +77,18 @@ def server_at(url: Any, otherwise: str) -> Server:
         url: An ``httpx.URL`` or a text; its path and its query are not read.
         otherwise: The provider, where the host is nobody that we know: whose interface it speaks.
     """
-    known = _servers.of(url) if not isinstance(url, str) else None
-    if known is not None:
-        return known
-    server = _server(urlsplit(url) if isinstance(url, str) else url, otherwise)
-    return server if isinstance(url, str) else _servers.learn(url, server)
+    if isinstance(url, str):
+        return _server_at_text(url, otherwise)
+    return _servers.of(url) or _servers.learn(url, _server(url, otherwise))
 
 
 _servers: Known[Server] = Known()
 """Addresses are objects that do not change, one per client."""
+
+
+@functools.lru_cache(maxsize=256)
+def _server_at_text(url: str, otherwise: str) -> Server:
+    return _server(urlsplit(url), otherwise)
 
 
 def _server(url: Any, otherwise: str) -> Server:

@@ -35,7 +35,9 @@ class Request:
         self.inference = inference
         self._inputs = inputs
         self._sequences = sequences
+        self._awaited: dict[int, None] = {}
         self._lengths: list[list[int] | None] = []
+        self._ready_ns: list[int] = []
 
     def timed(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The keyword arguments, with the user's callback timed if there is one.
@@ -65,7 +67,6 @@ class Request:
             return False
         given = self._given(len(results))
         self._awaited = dict.fromkeys(range(len(results)))
-        self._ready_ns: list[int] = []
         for index, handle in enumerate(results):
             expected.learn(handle, Expected(self, index, given[index]))
         return True

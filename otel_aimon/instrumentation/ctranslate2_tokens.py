@@ -107,10 +107,10 @@ def _prompts(prompts: Any, kwargs: dict[str, Any], *, repeated: bool) -> Inputs:
     examples = _lists(prompts)
     if examples is None:
         return Inputs(_rows(prompts))
-    tokens: int | None = sum(map(len, examples))
-    static = kwargs.get("static_prompt")
-    if static is not None and tokens is not None:
-        tokens = tokens + len(static) * len(examples) if type(static) in {list, tuple} else None
+    own, static = sum(map(len, examples)), kwargs.get("static_prompt")
+    tokens: int | None = own
+    if static is not None:
+        tokens = own + len(static) * len(examples) if type(static) in {list, tuple} else None
     given = tuple([_given(each) if repeated else _NOTHING_GIVEN for each in examples])
     return Inputs(len(examples), tokens, given)
 

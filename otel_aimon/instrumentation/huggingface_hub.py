@@ -52,12 +52,9 @@ def _start(hooks: Hooks, operation: str, caller: Any, given: Mapping[str, Any]) 
         model, endpoint = None, model
     elif not _is_address(endpoint):
         model, endpoint = model or endpoint, None
-    return client.start(hooks.recorder, FRAMEWORK, operation, model, _server(endpoint, caller.provider))
-
-
-@functools.lru_cache(maxsize=128)
-def _server(endpoint: str | None, provider: str | None) -> client.Server:
-    return client.Server(provider or FRAMEWORK) if endpoint is None else client.server_at(endpoint, FRAMEWORK)
+    provider = caller.provider if isinstance(caller.provider, str) else FRAMEWORK
+    server = client.Server(provider) if endpoint is None else client.server_at(endpoint, FRAMEWORK)
+    return client.start(hooks.recorder, FRAMEWORK, operation, model, server)
 
 
 def _is_address(model: Any) -> bool:

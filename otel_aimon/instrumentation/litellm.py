@@ -98,14 +98,9 @@ def _start(hooks: Hooks, operation: str, _caller: Any, given: Mapping[str, Any])
     if not isinstance(provider, str) or not provider:
         provider = FRAMEWORK
     url = given.get("api_base") or given.get("base_url")
-    server = _server(url if isinstance(url, str) else None, provider)
+    _, address, port = client.server_at(url, provider) if isinstance(url, str) else client.Server(provider)
+    server = client.Server(_PROVIDERS.get(provider, provider), address, port)
     return client.start(hooks.recorder, FRAMEWORK, operation, model, server)
-
-
-@functools.lru_cache(maxsize=128)
-def _server(url: str | None, provider: str) -> client.Server:
-    named = _PROVIDERS.get(provider, provider)
-    return client.Server(named) if url is None else client.server_at(url, provider)._replace(provider=named)
 
 
 def _traces_itself(module: Any) -> bool:

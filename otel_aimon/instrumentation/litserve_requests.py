@@ -11,7 +11,6 @@ from opentelemetry.context import attach, detach, get_current
 
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
-from otel_aimon.instrumentation.known import Known
 from otel_aimon.instrumentation.litserve_http import Leavers, Submitted
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from otel_aimon.core.inference import Inference
     from otel_aimon.core.recorder import Recorder
-    from otel_aimon.core.series import Series
 
 FRAMEWORK = "litserve"
 
@@ -44,7 +42,6 @@ class Books:
         self.running: dict[Any, Inference] = {}
         self.leavers: Leavers | None = None
         self._entered: tuple[list[Any], Token[Context]] | None = None
-        self._series: Known[Series] = Known()
 
     def take(self, lit_api: Any, request: Any) -> Any:
         """Start the request that a worker has just taken out of the queue.
@@ -63,7 +60,8 @@ class Books:
         parent = get_current()
         if isinstance(submitted, Submitted):
             parent = propagate.extract(submitted.carrier, parent)
-        series = self._series.of(lit_api) or self._series.learn(lit_api, self._series_of(lit_api))
+        operation = _OPERATIONS.get(type(getattr(lit_api, "spec", None)).__name__, "predict")
+        series = self.recorder.series(FRAMEWORK, operation, type(lit_api).__name__)
         since = perf_counter_ns() - waited, time_ns() - waited
         inference = self.recorder.start(series, Layer.REQUEST, parent, since=since)
         if inference is None:
@@ -73,10 +71,6 @@ class Books:
         inference.device = device if isinstance(device, str) else None
         self.running[uid] = inference
         return uid
-
-    def _series_of(self, lit_api: Any) -> Series:
-        operation = _OPERATIONS.get(type(getattr(lit_api, "spec", None)).__name__, "predict")
-        return self.recorder.series(FRAMEWORK, operation, type(lit_api).__name__)
 
     def enter(self, uids: list[Any]) -> None:
         """Work on a batch from now on, on this thread, until the last of its requests has ended."""
