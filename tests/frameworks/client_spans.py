@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.frameworks.whole_spans import whole_span
 from tests.support.providers import SECRET, Provider
 from tests.support.telemetry import Telemetry
 
@@ -42,25 +43,18 @@ def client_span(
         "error.type": error,
         FIRST: True if streamed else None,
     }
-    return {
-        "name": f"{operation} {model}",
-        "kind": "CLIENT",
-        "parent": parent,
-        "attributes": {name: value for name, value in known.items() if value is not None},
-        "status": "ERROR" if error and error != "cancelled" else "UNSET",
-        "events": [],
-    }
+    return whole_span(f"{operation} {model}", known, kind="CLIENT", parent=parent)
 
 
-def spans(telemetry: Telemetry) -> list[dict[str, Any]]:
-    """All spans; a time to the first chunk is there or it is not. Content is nowhere."""
+def spans(telemetry: Telemetry, secret: str = SECRET) -> list[dict[str, Any]]:
+    """All spans; a time to the first chunk is there or it is not. Content, as ``secret``, is nowhere."""
     found = telemetry.spans()
     for span in found:
         first = span["attributes"].get(FIRST)
         if first is not None:
             assert 0 < first < 60
             span["attributes"][FIRST] = True
-    assert SECRET not in repr(found)
+    assert secret not in repr(found)
     return found
 
 

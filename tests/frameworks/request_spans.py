@@ -7,6 +7,7 @@ from typing import Any
 
 from otel_aimon.cli.receiver import Receiver
 from tests.e2e import processes
+from tests.frameworks.whole_spans import whole_span
 
 
 def request_span(
@@ -28,14 +29,7 @@ def request_span(
         "aimon.device": device,
         "error.type": error,
     }
-    return {
-        "name": f"{operation} {model}",
-        "kind": "INTERNAL",
-        "parent": parent,
-        "attributes": {key: value for key, value in known.items() if value is not None},
-        "status": "ERROR" if error and error != "cancelled" else "UNSET",
-        "events": [],
-    }
+    return whole_span(f"{operation} {model}", known, parent=parent)
 
 
 def served(code: str) -> tuple[list[tuple[str, int]], dict[tuple[str, str, str], int], str]:

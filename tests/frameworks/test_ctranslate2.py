@@ -23,12 +23,12 @@ import ctranslate2
 import numpy as np
 
 import otel_aimon
+from tests.frameworks.whole_spans import TTFT, generated_span, seen_spans
 from tests.support import tiny_ct2
 from tests.support.telemetry import Telemetry, wait_until
 from tests.support.tiny_ct2 import PROMPT, SOURCE
 
 _EXT = ctranslate2._ext
-_TTFT = "aimon.time_to_first_token"
 
 
 @pytest.fixture(scope="module")
@@ -74,36 +74,21 @@ def span(
 ) -> dict[str, Any]:
     """A whole span; the time to the first token is ``True`` where there is one."""
     gen_ai = "text_completion" if operation in {"text_completion", "translation"} else None
-    known = {
-        "aimon.framework": "ctranslate2",
-        "aimon.operation": operation,
-        "aimon.model.name": model,
-        "aimon.batch.size": batch,
-        "aimon.device": "cpu",
-        "error.type": error,
-        "gen_ai.usage.input_tokens": tokens[0],
-        "gen_ai.usage.output_tokens": tokens[1],
-        _TTFT: ttft or None,
-        "gen_ai.operation.name": gen_ai,
-        "gen_ai.provider.name": gen_ai and "ctranslate2",
-        "gen_ai.request.model": gen_ai and model,
-    }
-    return {
-        "name": f"{gen_ai or operation} {model}",
-        "kind": "INTERNAL",
-        "parent": parent,
-        "attributes": {key: value for key, value in known.items() if value is not None},
-        "status": "ERROR" if error and error != "cancelled" else "UNSET",
-        "events": [],
-    }
+    return generated_span(
+        "ctranslate2",
+        operation,
+        model,
+        gen_ai=gen_ai,
+        tokens=tokens,
+        batch=batch,
+        error=error,
+        parent=parent,
+        ttft=ttft,
+    )
 
 
 def spans(telemetry: Telemetry) -> list[dict[str, Any]]:
-    found = telemetry.spans()
-    for each in found:
-        if _TTFT in each["attributes"]:
-            each["attributes"][_TTFT] = each["attributes"][_TTFT] > 0
-    return found
+    return seen_spans(telemetry)
 
 
 def view(array: np.ndarray[Any, Any]) -> Any:
@@ -298,7 +283,7 @@ class TestResultsToCome:
         with pytest.raises(ZeroDivisionError):
             handles[0].result()
         [found] = spans(telemetry)
-        found["attributes"].pop(_TTFT, None)
+        found["attributes"].pop(TTFT, None)
         assert found == span(batch=2, tokens=(6, None), error="ZeroDivisionError")
         assert telemetry.counts() == {
             ("ctranslate2", "llama", "text_completion", "ZeroDivisionError"): 1,

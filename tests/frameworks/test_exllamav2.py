@@ -17,6 +17,7 @@ if importlib.util.find_spec("exllamav2") is None:
     pytest.skip("ExLlamaV2 is not installed", allow_module_level=True)
 
 import otel_aimon
+from tests.frameworks.whole_spans import QUEUE, TTFT, generated_span, seen_spans
 from tests.support import tiny_exllamav2
 from tests.support.telemetry import Telemetry, wait_until
 from tests.support.tiny_exllamav2 import EOS, NAME
@@ -24,9 +25,6 @@ from tests.support.tiny_exllamav2 import EOS, NAME
 dynamic = tiny_exllamav2.prepare()
 
 from exllamav2.generator import dynamic_async
-
-_TTFT = "aimon.time_to_first_token"
-_QUEUE = "aimon.queue.duration"
 
 
 @pytest.fixture
@@ -64,40 +62,25 @@ def span(
     queue: bool = True,
 ) -> dict[str, Any]:
     """A whole span; what is measured is ``True``."""
-    known = {
-        "aimon.framework": "exllamav2",
-        "aimon.operation": "text_completion",
-        "aimon.model.name": NAME,
-        "aimon.batch.size": batch,
-        "aimon.device": "cuda",
-        "error.type": error,
-        "gen_ai.operation.name": "text_completion",
-        "gen_ai.provider.name": "exllamav2",
-        "gen_ai.request.model": NAME,
-        "gen_ai.usage.input_tokens": tokens[0],
-        "gen_ai.usage.output_tokens": tokens[1],
-        "gen_ai.usage.cache_read.input_tokens": cached,
-        "gen_ai.response.finish_reasons": reasons,
-        _TTFT: True if ttft else None,
-        _QUEUE: True if queue else None,
-    }
-    return {
-        "name": f"text_completion {NAME}",
-        "kind": "INTERNAL",
-        "parent": parent,
-        "attributes": {key: value for key, value in known.items() if value is not None},
-        "status": "ERROR" if error and error != "cancelled" else "UNSET",
-        "events": [],
-    }
+    return generated_span(
+        "exllamav2",
+        "text_completion",
+        NAME,
+        gen_ai="text_completion",
+        tokens=tokens,
+        cached=cached,
+        reasons=reasons,
+        batch=batch,
+        error=error,
+        parent=parent,
+        device="cuda",
+        ttft=ttft,
+        queue=queue,
+    )
 
 
 def spans(telemetry: Telemetry) -> list[dict[str, Any]]:
-    found = telemetry.spans()
-    for each in found:
-        for key in (_TTFT, _QUEUE):
-            if key in each["attributes"]:
-                each["attributes"][key] = each["attributes"][key] >= 0
-    return found
+    return seen_spans(telemetry, not_negative=(QUEUE,))
 
 
 class TestGenerate:
@@ -187,8 +170,8 @@ class TestJobs:
         finish(generator)
 
         [last] = [each for each in telemetry.spans() if each["attributes"]["gen_ai.usage.input_tokens"] == 3]
-        assert last["attributes"][_QUEUE] > 0.015
-        assert last["attributes"][_TTFT] > last["attributes"][_QUEUE]
+        assert last["attributes"][QUEUE] > 0.015
+        assert last["attributes"][TTFT] > last["attributes"][QUEUE]
 
     def test_what_is_reused_of_a_prompt(self, telemetry: Telemetry, generator: Any) -> None:
         for _ in range(2):

@@ -22,6 +22,7 @@ import numpy as np
 from faster_whisper import WhisperModel
 
 import otel_aimon
+from tests.frameworks.whole_spans import whole_span
 from tests.support import tiny_ct2
 from tests.support.telemetry import Telemetry, wait_until
 
@@ -88,14 +89,7 @@ def span(
         "gen_ai.usage.input_tokens": tokens[0],
         "gen_ai.usage.output_tokens": tokens[1],
     }
-    return {
-        "name": f"{operation} tiny-whisper",
-        "kind": "INTERNAL",
-        "parent": parent,
-        "attributes": {key: value for key, value in known.items() if value is not None},
-        "status": "ERROR" if error and error != "cancelled" else "UNSET",
-        "events": [],
-    }
+    return whole_span(f"{operation} tiny-whisper", known, parent=parent)
 
 
 def stage(operation: str, tokens: tuple[int, int] | None = None) -> dict[str, Any]:

@@ -21,11 +21,11 @@ import numpy as np
 from llama_cpp import Llama, LogitsProcessorList
 
 import otel_aimon
+from tests.frameworks.whole_spans import generated_span, seen_spans
 from tests.support import tiny_gguf
 from tests.support.telemetry import Telemetry, wait_until
 from tests.support.tiny_gguf import CONTEXT, EOS, NAME
 
-_TTFT = "aimon.time_to_first_token"
 PROMPT = "hello"
 PROMPT_TOKENS = 7
 """A begin, a space, and five bytes."""
@@ -73,37 +73,22 @@ def span(
     parent: str | None = None,
 ) -> dict[str, Any]:
     """A whole span; the time to the first token is ``True`` where there is one."""
-    known = {
-        "aimon.framework": "llama_cpp",
-        "aimon.operation": operation,
-        "aimon.model.name": model,
-        "aimon.batch.size": batch,
-        "aimon.device": "cpu",
-        "error.type": error,
-        "gen_ai.operation.name": operation,
-        "gen_ai.provider.name": "llama_cpp",
-        "gen_ai.request.model": model,
-        "gen_ai.usage.input_tokens": tokens[0],
-        "gen_ai.usage.output_tokens": tokens[1],
-        "gen_ai.response.finish_reasons": reason and (reason,),
-        _TTFT: True if tokens[1] else None,
-    }
-    return {
-        "name": f"{operation} {model}",
-        "kind": "INTERNAL",
-        "parent": parent,
-        "attributes": {key: value for key, value in known.items() if value is not None},
-        "status": "ERROR" if error and error != "cancelled" else "UNSET",
-        "events": [],
-    }
+    return generated_span(
+        "llama_cpp",
+        operation,
+        model,
+        gen_ai=operation,
+        tokens=tokens,
+        reasons=reason and (reason,),
+        batch=batch,
+        error=error,
+        parent=parent,
+        ttft=bool(tokens[1]),
+    )
 
 
 def spans(telemetry: Telemetry) -> list[dict[str, Any]]:
-    found = telemetry.spans()
-    for each in found:
-        if _TTFT in each["attributes"]:
-            each["attributes"][_TTFT] = each["attributes"][_TTFT] > 0
-    return found
+    return seen_spans(telemetry)
 
 
 class TestCompletion:

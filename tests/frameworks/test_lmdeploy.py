@@ -21,6 +21,7 @@ from lmdeploy.messages import ResponseType
 from lmdeploy.serve.core import async_engine
 
 import otel_aimon
+from tests.frameworks.whole_spans import generated_span, seen_spans
 from tests.support import tiny_lmdeploy
 from tests.support.telemetry import Telemetry, wait_until
 
@@ -28,7 +29,6 @@ pytestmark = pytest.mark.filterwarnings("default")
 """LMDeploy itself uses what is deprecated."""
 
 NAME = "tiny-llama"
-_TTFT = "aimon.time_to_first_token"
 PREPARES = hasattr(async_engine.AsyncEngine, "preprocess")
 PLAIN = {"do_preprocess": False}
 IDS = [10, 11, 12]
@@ -70,38 +70,23 @@ def span(
     cached: int | None = None,
 ) -> dict[str, Any]:
     """A whole span; the time to the first token is ``True`` where there is one."""
-    known = {
-        "aimon.framework": "lmdeploy",
-        "aimon.operation": operation,
-        "aimon.model.name": NAME,
-        "aimon.batch.size": 1,
-        "aimon.device": "cuda",
-        "error.type": error,
-        "gen_ai.operation.name": operation,
-        "gen_ai.provider.name": "lmdeploy",
-        "gen_ai.request.model": NAME,
-        "gen_ai.usage.input_tokens": tokens[0],
-        "gen_ai.usage.output_tokens": tokens[1],
-        "gen_ai.usage.cache_read.input_tokens": cached,
-        "gen_ai.response.finish_reasons": reason and (reason,),
-        _TTFT: True if ttft else None,
-    }
-    return {
-        "name": f"{operation} {NAME}",
-        "kind": "INTERNAL",
-        "parent": parent,
-        "attributes": {key: value for key, value in known.items() if value is not None},
-        "status": "ERROR" if error and error != "cancelled" else "UNSET",
-        "events": [],
-    }
+    return generated_span(
+        "lmdeploy",
+        operation,
+        NAME,
+        gen_ai=operation,
+        tokens=tokens,
+        cached=cached,
+        reasons=reason and (reason,),
+        error=error,
+        parent=parent,
+        device="cuda",
+        ttft=ttft,
+    )
 
 
 def spans(telemetry: Telemetry) -> list[dict[str, Any]]:
-    found = telemetry.spans()
-    for each in found:
-        if _TTFT in each["attributes"]:
-            each["attributes"][_TTFT] = each["attributes"][_TTFT] > 0
-    return found
+    return seen_spans(telemetry)
 
 
 def on_loop(pipeline: Any, coroutine: Any) -> Any:

@@ -19,12 +19,12 @@ import mlx_lm
 
 import otel_aimon
 from tests.frameworks.tiny_hf import EOS
+from tests.frameworks.whole_spans import generated_span, seen_spans
 from tests.support import tiny_mlx
 from tests.support.telemetry import Telemetry, wait_until
 
 NAME = "tiny-llama"
 GENERATION = sys.modules["mlx_lm.generate"]
-_TTFT = "aimon.time_to_first_token"
 PROMPT = [10, 11, 12]
 
 
@@ -66,38 +66,23 @@ def span(
     cached: int | None = None,
 ) -> dict[str, Any]:
     """A whole span; the time to the first token is ``True`` where there is one."""
-    known = {
-        "aimon.framework": "mlx_lm",
-        "aimon.operation": "text_completion",
-        "aimon.model.name": model,
-        "aimon.batch.size": batch,
-        "aimon.device": "cpu",
-        "error.type": error,
-        "gen_ai.operation.name": "text_completion",
-        "gen_ai.provider.name": "mlx_lm",
-        "gen_ai.request.model": model,
-        "gen_ai.usage.input_tokens": tokens[0],
-        "gen_ai.usage.output_tokens": tokens[1],
-        "gen_ai.usage.cache_read.input_tokens": cached,
-        "gen_ai.response.finish_reasons": reasons,
-        _TTFT: True if tokens[1] else None,
-    }
-    return {
-        "name": f"text_completion {model}",
-        "kind": "INTERNAL",
-        "parent": parent,
-        "attributes": {key: value for key, value in known.items() if value is not None},
-        "status": "ERROR" if error and error != "cancelled" else "UNSET",
-        "events": [],
-    }
+    return generated_span(
+        "mlx_lm",
+        "text_completion",
+        model,
+        gen_ai="text_completion",
+        tokens=tokens,
+        cached=cached,
+        reasons=reasons,
+        batch=batch,
+        error=error,
+        parent=parent,
+        ttft=bool(tokens[1]),
+    )
 
 
 def spans(telemetry: Telemetry) -> list[dict[str, Any]]:
-    found = telemetry.spans()
-    for each in found:
-        if _TTFT in each["attributes"]:
-            each["attributes"][_TTFT] = each["attributes"][_TTFT] > 0
-    return found
+    return seen_spans(telemetry)
 
 
 class TestGenerate:

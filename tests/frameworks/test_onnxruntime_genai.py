@@ -18,10 +18,10 @@ import numpy as np
 import onnxruntime_genai as og
 
 import otel_aimon
+from tests.frameworks.whole_spans import generated_span, seen_spans
 from tests.support import tiny_genai
 from tests.support.telemetry import Telemetry, wait_until
 
-_TTFT = "aimon.time_to_first_token"
 KEEPS_THE_END = not hasattr(og.Generator, "token_count")
 """Whether the id that ends a text is one of its tokens, as in older versions."""
 
@@ -66,36 +66,21 @@ def span(
     ttft: bool = True,
 ) -> dict[str, Any]:
     """A whole span; the time to the first token is ``True`` where there is one."""
-    known = {
-        "aimon.framework": "onnxruntime_genai",
-        "aimon.operation": "text_completion",
-        "aimon.model.name": "counting",
-        "aimon.batch.size": batch,
-        "aimon.device": "cpu",
-        "error.type": error,
-        "gen_ai.operation.name": "text_completion",
-        "gen_ai.provider.name": "onnxruntime_genai",
-        "gen_ai.request.model": "counting",
-        "gen_ai.usage.input_tokens": tokens[0],
-        "gen_ai.usage.output_tokens": tokens[1],
-        _TTFT: ttft or None,
-    }
-    return {
-        "name": "text_completion counting",
-        "kind": "INTERNAL",
-        "parent": parent,
-        "attributes": {key: value for key, value in known.items() if value is not None},
-        "status": "ERROR" if error and error != "cancelled" else "UNSET",
-        "events": [],
-    }
+    return generated_span(
+        "onnxruntime_genai",
+        "text_completion",
+        "counting",
+        gen_ai="text_completion",
+        tokens=tokens,
+        batch=batch,
+        error=error,
+        parent=parent,
+        ttft=ttft,
+    )
 
 
 def spans(telemetry: Telemetry) -> list[dict[str, Any]]:
-    found = telemetry.spans()
-    for each in found:
-        if _TTFT in each["attributes"]:
-            each["attributes"][_TTFT] = each["attributes"][_TTFT] > 0
-    return found
+    return seen_spans(telemetry)
 
 
 class TestTurn:

@@ -19,6 +19,7 @@ if shutil.which("gcc") is None:
     pytest.skip("no C compiler", allow_module_level=True)
 
 import otel_aimon
+from tests.frameworks.request_spans import request_span
 from tests.support import tiny_tensorrt
 from tests.support.telemetry import Telemetry
 
@@ -40,22 +41,7 @@ def telemetry() -> Iterator[Telemetry]:
 
 def span(*, error: str | None = None, parent: str | None = None) -> dict[str, Any]:
     """A whole span."""
-    known = {
-        "aimon.framework": "tensorrt",
-        "aimon.operation": "execute",
-        "aimon.model.name": NAME,
-        "aimon.batch.size": 4,
-        "aimon.device": "cuda",
-        "error.type": error,
-    }
-    return {
-        "name": f"execute {NAME}",
-        "kind": "INTERNAL",
-        "parent": parent,
-        "attributes": {key: value for key, value in known.items() if value is not None},
-        "status": "ERROR" if error else "UNSET",
-        "events": [],
-    }
+    return request_span("tensorrt", "execute", NAME, batch=4, device="cuda", error=error, parent=parent)
 
 
 def test_an_execution_is_one_request(bindings: Any, telemetry: Telemetry) -> None:

@@ -20,12 +20,11 @@ from typing import Any
 import pytest
 
 import otel_aimon
+from tests.frameworks.whole_spans import QUEUE, TTFT, generated_span, seen_spans
 from tests.support import published
 from tests.support.telemetry import Telemetry, wait_until
 
 NAME = "org/tiny"
-_TTFT = "aimon.time_to_first_token"
-_QUEUE = "aimon.queue.duration"
 IDS = [10, 11, 12]
 
 
@@ -66,40 +65,25 @@ def span(
     queue: bool = False,
 ) -> dict[str, Any]:
     """A whole span; what is measured is ``True``."""
-    known = {
-        "aimon.framework": "tensorrt_llm",
-        "aimon.operation": "text_completion",
-        "aimon.model.name": NAME,
-        "aimon.batch.size": batch,
-        "aimon.device": "cuda",
-        "error.type": error,
-        "gen_ai.operation.name": "text_completion",
-        "gen_ai.provider.name": "tensorrt_llm",
-        "gen_ai.request.model": NAME,
-        "gen_ai.usage.input_tokens": tokens[0],
-        "gen_ai.usage.output_tokens": tokens[1],
-        "gen_ai.usage.cache_read.input_tokens": cached,
-        "gen_ai.response.finish_reasons": reasons,
-        _TTFT: True if ttft else None,
-        _QUEUE: True if queue else None,
-    }
-    return {
-        "name": f"text_completion {NAME}",
-        "kind": "INTERNAL",
-        "parent": parent,
-        "attributes": {key: value for key, value in known.items() if value is not None},
-        "status": "ERROR" if error and error != "cancelled" else "UNSET",
-        "events": [],
-    }
+    return generated_span(
+        "tensorrt_llm",
+        "text_completion",
+        NAME,
+        gen_ai="text_completion",
+        tokens=tokens,
+        cached=cached,
+        reasons=reasons,
+        batch=batch,
+        error=error,
+        parent=parent,
+        device="cuda",
+        ttft=ttft,
+        queue=queue,
+    )
 
 
 def spans(telemetry: Telemetry) -> list[dict[str, Any]]:
-    found = telemetry.spans()
-    for each in found:
-        for key in (_TTFT, _QUEUE):
-            if key in each["attributes"]:
-                each["attributes"][key] = each["attributes"][key] > 0
-    return found
+    return seen_spans(telemetry, (TTFT, QUEUE))
 
 
 class TestGenerate:
