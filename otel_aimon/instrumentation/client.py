@@ -227,11 +227,10 @@ def hook_call(
 
     def make(original: Any) -> Any:
         names = tuple(inspect.signature(original).parameters)
-        inside = belongs_to_another(original)
-        is_anothers = remembered(belongs_to_another)
+        anothers = recorded_by_another(owner, name, original)
 
         def begin_unless_another(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
-            if inside or is_anothers(getattr(owner, name, None)):
+            if anothers():
                 return None
             given = {**dict(zip(names, args, strict=False)), **kwargs} if len(args) > 1 else kwargs
             return begin(args[0] if args else None, given)
@@ -258,6 +257,20 @@ def remembered(judge: Callable[[Any], bool]) -> Callable[[Any], bool]:
         return found
 
     return answer
+
+
+def recorded_by_another(owner: Any, name: str, original: Any) -> Callable[[], bool]:
+    """What tells whether another instrumentation makes the spans of a method: it was there before us, or came since.
+
+    Args:
+        owner: The class, or the module.
+        name: The method.
+        original: What we have found there.
+    """
+    if belongs_to_another(original):
+        return lambda: True
+    is_anothers = remembered(belongs_to_another)
+    return lambda: is_anothers(getattr(owner, name, None))
 
 
 def belongs_to_another(function: Any) -> bool:

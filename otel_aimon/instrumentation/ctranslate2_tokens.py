@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from otel_aimon.instrumentation.arguments import argument
+
 _MAX_INPUT_LENGTH = 1024
 """Tokens of an example after which the framework cuts it off, unless the caller says otherwise."""
 
@@ -44,10 +46,6 @@ class Inputs(NamedTuple):
     def forced_steps(self) -> int:
         """Decoding steps before the first one that generates a token, in any example."""
         return min((each.tokens for each in self.given or ()), default=0)
-
-
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str) -> Any:
-    return args[position] if len(args) > position else kwargs.get(name)
 
 
 def _lists(batch: Any) -> list[Any] | None:
@@ -89,7 +87,7 @@ def _longest(kwargs: dict[str, Any]) -> Any:
 def generator_prompts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
     """Inputs of ``Generator.generate_batch``."""
     return _prompts(
-        _argument(args, kwargs, 1, "start_tokens"),
+        argument(args, kwargs, 1, "start_tokens"),
         kwargs,
         repeated=kwargs.get("include_prompt_in_result", True) is not False,
     )
@@ -97,7 +95,7 @@ def generator_prompts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
 
 def generator_stream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
     """Inputs of ``Generator.generate_tokens``: a prompt or several, which it never repeats."""
-    prompts = _argument(args, kwargs, 1, "prompt")
+    prompts = argument(args, kwargs, 1, "prompt")
     if type(prompts) in {list, tuple} and prompts and type(prompts[0]) is str:
         prompts = [prompts]
     return _prompts(prompts, kwargs, repeated=False)
@@ -124,15 +122,15 @@ def _given(prompt: Any) -> Given:
 def translator_sources(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
     """Inputs of ``Translator.translate_batch``: the sources, and the beginnings of the targets."""
     return _sources(
-        _argument(args, kwargs, 1, "source"), _argument(args, kwargs, 2, "target_prefix"), _longest(kwargs)
+        argument(args, kwargs, 1, "source"), argument(args, kwargs, 2, "target_prefix"), _longest(kwargs)
     )
 
 
 def translator_stream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
     """Inputs of ``Translator.generate_tokens``, which takes one example."""
-    prefix = _argument(args, kwargs, 2, "target_prefix")
+    prefix = argument(args, kwargs, 2, "target_prefix")
     return _sources(
-        [_argument(args, kwargs, 1, "source")], None if prefix is None else [prefix], _longest(kwargs)
+        [argument(args, kwargs, 1, "source")], None if prefix is None else [prefix], _longest(kwargs)
     )
 
 
@@ -153,13 +151,13 @@ def _sources(sources: Any, prefixes: Any, longest: Any) -> Inputs:
 
 def generator_scored(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
     """Inputs of ``Generator.score_batch``."""
-    batch = _argument(args, kwargs, 1, "tokens")
+    batch = argument(args, kwargs, 1, "tokens")
     return Inputs(_rows(batch), _tokens(batch, _longest(kwargs)))
 
 
 def translator_scored(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
     """Inputs of ``Translator.score_batch``: sources and targets."""
-    sources, targets = _argument(args, kwargs, 1, "source"), _argument(args, kwargs, 2, "target")
+    sources, targets = argument(args, kwargs, 1, "source"), argument(args, kwargs, 2, "target")
     counted = (_tokens(sources, _longest(kwargs)), _tokens(targets, _longest(kwargs)))
     tokens = None if None in counted else sum(each or 0 for each in counted)
     return Inputs(_rows(sources), tokens)
@@ -167,18 +165,18 @@ def translator_scored(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
 
 def forward_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
     """Inputs of ``forward_batch``: tokens or ids in lists; an array says its shape, not its padding."""
-    batch = _argument(args, kwargs, 1, "inputs")
+    batch = argument(args, kwargs, 1, "inputs")
     return Inputs(_rows(batch), _tokens(batch))
 
 
 def sound(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
     """Inputs of a model of sound, whose first argument is an array."""
-    return Inputs(_rows(_argument(args, kwargs, 1, "features")))
+    return Inputs(_rows(argument(args, kwargs, 1, "features")))
 
 
 def whisper_prompts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
     """Inputs of ``Whisper.generate``, whose results do not repeat the prompts."""
-    prompts = _argument(args, kwargs, 2, "prompts")
+    prompts = argument(args, kwargs, 2, "prompts")
     examples = sound(args, kwargs).examples
     return Inputs(examples, _tokens(prompts), None if examples is None else (Given(),) * examples)
 

@@ -10,10 +10,10 @@ from opentelemetry.context import attach, detach
 
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
+from otel_aimon.instrumentation.arguments import argument
 from otel_aimon.instrumentation.tritonclient_errors import failed
 from otel_aimon.instrumentation.tritonclient_requests import (
     STREAM,
-    argument,
     bind_begin,
     hook_infer,
     hook_urls,

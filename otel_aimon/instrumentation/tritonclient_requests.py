@@ -9,6 +9,7 @@ from otel_aimon.core.call import observed, observed_async
 from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
 from otel_aimon.instrumentation import client
+from otel_aimon.instrumentation.arguments import argument
 from otel_aimon.instrumentation.known import Known
 from otel_aimon.instrumentation.tritonclient_address import FRAMEWORK, server_of
 from otel_aimon.instrumentation.tritonclient_errors import failed
@@ -74,11 +75,10 @@ def bind_begin(
     """What makes, for the original of a method, the function that starts the request of a call."""
 
     def bind(original: Any) -> Begin:
-        inside = client.belongs_to_another(original)
-        is_anothers = client.remembered(client.belongs_to_another)
+        anothers = client.recorded_by_another(owner, name, original)
 
         def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inference | None:
-            if inside or not args or is_anothers(vars(owner).get(name)):
+            if not args or anothers():
                 return None
             server = _servers.of(args[0]) or _UNKNOWN
             model = argument(args, kwargs, 1, "model_name")
@@ -96,8 +96,3 @@ def _finish(inference: Inference, args: tuple[Any, ...], kwargs: dict[str, Any],
 def read_result(inference: Inference, rows: int | None, result: Any) -> None:
     """Read an ``InferResult``, of which nothing but the shapes is read."""
     inference.batch_size = answered_rows(rows, result._result)
-
-
-def argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str) -> Any:
-    """An argument of a call; None where it is not given."""
-    return args[position] if len(args) > position else kwargs.get(name)
