@@ -13,13 +13,13 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.sdk.trace import SpanProcessor
-from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode, get_current_span
 
 from otel_aimon import semconv
 from otel_aimon.core.guard import swallow
 from otel_aimon.core.inference import Inference
 from otel_aimon.core.layers import Layer
-from otel_aimon.core.recorder import running_in
+from otel_aimon.core.recorder import LATE_KEY, running_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -92,7 +92,8 @@ class InferenceSpanProcessor(SpanProcessor):
                 return
             if self._is_ours(span):
                 # Not when it ends: what is around it may have ended by then.
-                self._claim(span.parent)
+                if parent_context is None or LATE_KEY not in parent_context:
+                    self._claim(span.parent)
                 return
             if parent_context is None:
                 from opentelemetry.context import get_current
@@ -102,6 +103,11 @@ class InferenceSpanProcessor(SpanProcessor):
                 self._remember(self._nested, span.get_span_context().span_id)
         except Exception as error:
             swallow(error, "the span processor's on_start")
+
+    def claim_parent(self, parent: Context) -> None:
+        """Note that the span of a context has a request of ours in it, which gets its own span later."""
+        if self.active:
+            self._claim(get_current_span(parent).get_span_context())
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take a foreign inference span as an observation, unless it is a request of ours."""
@@ -142,7 +148,7 @@ class InferenceSpanProcessor(SpanProcessor):
         return True
 
     def _claim(self, parent: SpanContext | None) -> None:
-        if parent is not None and not parent.is_remote:
+        if parent is not None and parent.is_valid and not parent.is_remote:
             self._remember(self._claimed, parent.span_id)
 
     def _remember(self, where: OrderedDict[int, bool], span_id: int) -> None:

@@ -98,6 +98,7 @@ class Runtime:
             settle=self.instruments.settle,
         )
         self.processor = processor.InferenceSpanProcessor(self.recorder, self.pipeline.drain)
+        self.recorder.on_late_span = self.processor.claim_parent
         self._wants_processor = False
         self.resources = ResourceMonitor(settings)
         if self._counts_energy:

@@ -22,6 +22,7 @@ from opentelemetry.trace import (
 import otel_aimon
 from otel_aimon import processor, runtime
 from otel_aimon.core import guard
+from otel_aimon.core.layers import Layer
 from tests.support.telemetry import Telemetry
 
 CHAT = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "acme", "gen_ai.request.model": "gpt"}
@@ -254,6 +255,17 @@ class TestNesting:
             tracer(telemetry).start_span("chat", attributes=CHAT).end()
         # The innermost is the call of the model.
         assert telemetry.counts() == {THEIRS: 1}
+
+    def test_ours_whose_span_is_made_after_theirs_has_ended(self, telemetry: Telemetry) -> None:
+        running = runtime.current()
+        assert running is not None
+        recorder = running.recorder
+        with tracer(telemetry).start_as_current_span("chat", attributes=CHAT):
+            inference = recorder.start(recorder.series("manual", "classify", "m"), Layer.MODEL, late=True)
+        assert inference is not None
+        inference.end()
+        assert telemetry.counts() == {OURS: 1}
+        assert running.processor._claimed == {}
 
     def test_all_three_of_an_agent(self, telemetry: Telemetry) -> None:
         agent = {"gen_ai.operation.name": "invoke_agent"}

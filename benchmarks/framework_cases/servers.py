@@ -81,9 +81,14 @@ def lmdeploy():
             awaitable.send(None)
         except StopIteration as done:
             return done.value
+        except StopAsyncIteration:
+            return None
 
     def call():
-        return result(engine.generate(result(engine.preprocess(None, 1))).__anext__())
+        stream = engine.generate(result(engine.preprocess(None, 1)))
+        found = result(stream.__anext__())
+        assert result(stream.__anext__()) is None
+        return found
 
     return call
 

@@ -7,7 +7,6 @@ that results and exceptions pass through untouched.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -141,8 +140,10 @@ def leave(token: Token[Context], error: BaseException | None) -> None:
         return
     # A coroutine that is dropped half way is closed by whoever drops it, perhaps in a context of
     # theirs, where the token is worth nothing and the public ``detach`` would log an error.
-    with contextlib.suppress(Exception):
+    try:  # noqa: SIM105 - it is on the way of every request whose stream is dropped
         context_api._RUNTIME_CONTEXT.detach(token)
+    except Exception:  # noqa: S110 - there is nothing to leave
+        pass
 
 
 def quiet(original: F, recorder: Recorder) -> F:

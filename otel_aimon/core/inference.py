@@ -41,7 +41,9 @@ class Inference:
         layer: Where it stands among the nested layers.
         owner: The request that a stage belongs to; None for a request.
         span: Its span, recording or not; None for a stage whose spans are switched off.
-        context: The OpenTelemetry context in which the span is current; None after the end.
+        context: The OpenTelemetry context in which the inference runs, and in which the span is current unless it
+            is made later; None after the end.
+        parent: Context of the span's parent, where the span is made later than the inference; else None.
         start_ns: Start on the monotonic clock, in nanoseconds.
         start_unix_ns: Start on the wall clock, in nanoseconds.
         first_ns: First token or chunk on the monotonic clock; 0 while there is none.
@@ -91,6 +93,7 @@ class Inference:
         "layer",
         "output_tokens",
         "owner",
+        "parent",
         "queue_ns",
         "recorded",
         "recorder",
@@ -122,6 +125,7 @@ class Inference:
         self.start_unix_ns = start_unix_ns
         self.span: Span | None = None
         self.context: Context | None = None
+        self.parent: Context | None = None
         self.first_ns = 0
         self.last_ns = 0
         self.end_ns = 0
@@ -220,6 +224,8 @@ class Inference:
         Args:
             cancelled: That it goes before its end; not where going is the only end that it has.
         """
+        if self.end_ns:
+            return
         try:
             if not self._claim_end():
                 return
@@ -252,6 +258,9 @@ class Inference:
         if self.watch is not None:
             self.watch = None
             self.recorder.watches.pop(id(self), None)
+        parent, self.parent = self.parent, None
+        if parent is not None:
+            self.span = self.recorder.late_span(self, parent)
         span = self.span
         if span is None:
             return
@@ -264,8 +273,8 @@ class Inference:
         span.end(self.start_unix_ns + self.end_ns - self.start_ns)
 
     def span_attributes(self) -> dict[str, Any]:
-        """The attributes that were not known at the start."""
-        attributes: dict[str, Any] = {}
+        """The attributes that the span did not get at its start."""
+        attributes: dict[str, Any] = dict(self.series.end_attributes)
         if self.batch_size is not None:
             attributes[semconv.AIMON_BATCH_SIZE] = self.batch_size
         if self.device is not None:

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable
 
-    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import Span, Tracer
 
 INFERENCE_KEY = context_api.create_key("otel-aimon-inference")
 """Under this key the OpenTelemetry context carries the innermost running inference."""
 
 _SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
 """Under this key the API keeps the current span: known, a context is made in one step."""
+
+LATE_KEY = context_api.create_key("otel-aimon-late")
+"""Under this key the context of a span's parent tells that it is the parent of a request that began before."""
 
 _SUPPRESSED = context_api._SUPPRESS_INSTRUMENTATION_KEY
 _MOST_REMEMBERED = 4096
@@ -61,6 +64,8 @@ class Recorder:
         """The same by the names as they come: most calls ask with names that were asked for before."""
         self.on_submit: Callable[[int], None] = _ignore
         """Called with the queue's length after each append: it keeps the pipeline running."""
+        self.on_late_span: Callable[[Context], None] = _ignore
+        """Called with the context of its parent when a request starts whose span is made later."""
         self.models = Capped(max_models, semconv.OTHER)
         self.operations = Capped(_MAX_OPERATIONS, semconv.OTHER)
         """Operation names that the user or another instrumentation makes up."""
@@ -153,6 +158,7 @@ class Recorder:
         *,
         since: tuple[int, int] | None = None,
         span: bool = True,
+        late: bool = False,
     ) -> Inference | None:
         """Start a request, or a stage of the request that runs in this context.
 
@@ -165,6 +171,8 @@ class Recorder:
             current: The context to start in, when it is not the current one.
             since: When it started, on the monotonic and on the wall clock in nanoseconds, if not now.
             span: Whether it gets a span; not where the framework itself makes one.
+            late: Its span is made with its end, on the pipeline's thread, so that no caller has to wait for it. For
+                layers without stages, in which nothing else is logged or traced: it would find the span around.
 
         Returns:
             None when the call is a part of the running request that is not recorded, or when
@@ -174,32 +182,54 @@ class Recorder:
             current = context_api.get_current()
         running = running_in(current)
         if running is not None:
-            return self._start_stage(series, layer, current, running, since, span=span)
+            return self._start_stage(series, layer, current, running, since, span=span, late=late)
         if current.get(_SUPPRESSED):
             return None
         start_ns, unix_ns = since or (perf_counter_ns(), time_ns())
         inference = Inference(self, series, layer, None, start_ns, unix_ns)
-        if span:
-            self.start_span(inference, current)
-        else:
-            inference.context = Context({**current, INFERENCE_KEY: inference})
+        self._give_context(inference, current, span=span, late=late)
         series.in_process = True
         series.active[id(inference)] = inference.start_ns
         return inference
 
-    def start_span(self, inference: Inference, current: Context) -> None:
-        """Give a running request its span, which begins when the request did.
+    def _give_context(self, inference: Inference, current: Context, *, span: bool, late: bool) -> None:
+        if span and not late:
+            series = inference.series
+            started = inference.span = self.tracer.start_span(
+                series.span_name, current, series.kind, series.start_attributes, None, inference.start_unix_ns
+            )
+            inference.context = Context({**current, _SPAN_KEY: started, INFERENCE_KEY: inference})
+            return
+        if span:
+            self.give_late_span(inference, current)
+        inference.context = Context({**current, INFERENCE_KEY: inference})
+
+    def give_late_span(self, inference: Inference, parent: Context) -> None:
+        """Let a running request that has no span get one with its end.
 
         Args:
-            inference: A request without a span.
-            current: Context of the span's parent.
+            inference: The request.
+            parent: Context of the span's parent.
+        """
+        inference.parent = parent
+        self.on_late_span(parent)
+
+    def late_span(self, inference: Inference, parent: Context) -> Span:
+        """The span of a request that did not get one at its start; it begins when the request did.
+
+        Args:
+            inference: From :meth:`give_late_span`.
+            parent: Context of the span's parent.
         """
         series = inference.series
-        span = self.tracer.start_span(
-            series.span_name, current, series.kind, series.start_attributes, None, inference.start_unix_ns
+        return self.tracer.start_span(
+            series.span_name,
+            Context({**parent, LATE_KEY: True}),
+            series.kind,
+            series.start_attributes,
+            None,
+            inference.start_unix_ns,
         )
-        inference.span = span
-        inference.context = Context({**current, _SPAN_KEY: span, INFERENCE_KEY: inference})
 
     def _start_stage(
         self,
@@ -210,6 +240,7 @@ class Recorder:
         since: tuple[int, int] | None,
         *,
         span: bool,
+        late: bool,
     ) -> Inference | None:
         if layer not in STAGES_INSIDE[running.layer] or current.get(_SUPPRESSED):
             return None
@@ -222,13 +253,7 @@ class Recorder:
         stage = Inference(self, series, layer, owner, start_ns, unix_ns)
         # A generation past the cap has no span, but its tokens belong to the request all the same.
         stage.recorded = recorded and self.stage_spans
-        if stage.recorded and span:
-            stage.span = self.tracer.start_span(
-                series.span_name, current, series.kind, series.start_attributes, None, unix_ns
-            )
-            stage.context = Context({**current, _SPAN_KEY: stage.span, INFERENCE_KEY: stage})
-        else:
-            stage.context = Context({**current, INFERENCE_KEY: stage})
+        self._give_context(stage, current, span=span and stage.recorded, late=late)
         series.active_stages[id(stage)] = stage.start_ns
         return stage
 
@@ -326,8 +351,8 @@ def running_in(context: Context) -> Inference | None:
     return None
 
 
-def _ignore(_length: int) -> None:
-    """Stands in until a pipeline is connected."""
+def _ignore(_told: object) -> None:
+    """Stands in until somebody is connected who wants to know."""
 
 
 def _start_nothing(series: Series, layer: Layer, current: Context | None = None, **_options: Any) -> None:

@@ -24,7 +24,8 @@ class Series:
         gen_ai_operation: The operation in the gen_ai conventions' words, where they have one.
         span_name: ``{operation} {model}``.
         kind: INTERNAL for a model in this process, CLIENT for a client of a remote one.
-        start_attributes: Span attributes known at the start; samplers see these.
+        start_attributes: What samplers see of a span: the conventions' names, or ours where they have none.
+        end_attributes: The others that are known beforehand; they are set with the end, for which no caller waits.
         attributes: Metric attributes of ``aimon.inference.*``.
         gen_ai_attributes: Metric attributes of ``gen_ai.*``; empty where these do not apply.
         active: Requests in flight: identity → start on the monotonic clock, in nanoseconds.
@@ -43,6 +44,7 @@ class Series:
         "active",
         "active_stages",
         "attributes",
+        "end_attributes",
         "framework",
         "gen_ai_attributes",
         "gen_ai_operation",
@@ -89,7 +91,8 @@ class Series:
                 semconv.GEN_AI_PROVIDER_NAME: self.provider,
                 semconv.GEN_AI_REQUEST_MODEL: model,
             }
-        self.start_attributes: Mapping[str, str] = {**self.attributes, **self.gen_ai_attributes}
+        self.start_attributes: Mapping[str, str] = self.gen_ai_attributes or self.attributes
+        self.end_attributes: Mapping[str, str] = self.attributes if self.gen_ai_attributes else {}
         self.active: dict[int, int] = {}
         self.progress_ns = 0
         self.active_stages: dict[int, int] = {}

@@ -158,12 +158,12 @@ class _Models:
         path = args[1] if len(args) > 1 else kwargs.get("model_path")
         self._loaded.learn(args[0], _Model(path if type(path) is str else None, _device(args[0])))
 
-    def _start(self, call: _Call, model: Any, inputs: Inputs) -> Inference | None:
+    def _start(self, call: _Call, model: Any, inputs: Inputs, *, late: bool = False) -> Inference | None:
         known = self._loaded.of(model) or self._loaded.learn(model, _Model(None, _device(model)))
         series = self._recorder.series(
             FRAMEWORK, call.operation, known.name, gen_ai_operation=_GEN_AI.get(call.operation)
         )
-        inference = self._recorder.start(series, call.layer)
+        inference = self._recorder.start(series, call.layer, late=late)
         if inference is not None:
             inference.device = known.device
             inference.batch_size = inputs.examples
@@ -201,7 +201,8 @@ class _Models:
         if not args:
             return None
         inputs = call.read(args, kwargs)
-        inference = self._start(call, args[0], inputs)
+        # No Python runs in a batch but the user's callback.
+        inference = self._start(call, args[0], inputs, late="callback" not in kwargs)
         return None if inference is None else Request(inference, inputs, call.sequences)
 
     def stream(self, call: _Call, original: Any) -> Any:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_aimon.core.call import observed, quiet
+from otel_aimon.core.guard import guarded
 from otel_aimon.core.layers import Layer
 from otel_aimon.core.stream import observed_generator
 from otel_aimon.instrumentation.known import Known
@@ -32,21 +33,22 @@ def hook_transcription(hooks: Hooks, module: Any) -> None:
         hooks: Of faster-whisper.
         module: ``faster_whisper.transcribe``.
     """
-    names: Known[str] = Known()
+    models: Known[_Model] = Known()
 
     def begin(operation: str, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Inference | None:
         if not args:
             return None
         worker = args[0]
-        model = worker if isinstance(worker, module.WhisperModel) else worker.model
-        series = hooks.recorder.series(FRAMEWORK, operation, names.of(model))
+        worked_by = worker if isinstance(worker, module.WhisperModel) else worker.model
+        model = models.of(worked_by) or models.learn(worked_by, _Model(None, _device(worked_by)))
+        series = hooks.recorder.series(FRAMEWORK, operation, model.name)
         inference = hooks.recorder.start(series, Layer.PIPELINE)
         if inference is not None:
             inference.batch_size = 1
-            inference.device = _device(model)
+            inference.device = model.device
         return inference
 
-    hooks.wrap(module.WhisperModel, "__init__", functools.partial(_observe_init, names))
+    hooks.wrap(module.WhisperModel, "__init__", functools.partial(_observe_init, models))
     for owner in filter(None, (vars(module).get(name) for name in _WORKERS)):
         for method, streamed in (("transcribe", _follow), ("detect_language", None)):
             if method in vars(owner):
@@ -56,16 +58,26 @@ def hook_transcription(hooks: Hooks, module: Any) -> None:
     hooks.wrap(module, "get_speech_timestamps", functools.partial(quiet, recorder=hooks.recorder))
 
 
-def _observe_init(names: Known[str], original: Any) -> Any:
+class _Model(NamedTuple):
+    """What is known of a loaded model."""
+
+    name: str | None
+    device: str | None
+
+
+def _observe_init(models: Known[_Model], original: Any) -> Any:
     @functools.wraps(original)
     def init(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        path = args[1] if len(args) > 1 else kwargs.get("model_size_or_path")
-        if args and isinstance(path, str):
-            names.learn(args[0], path)
+        guarded(_learn, models, args, kwargs)
         return result
 
     return init
+
+
+def _learn(models: Known[_Model], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    path = args[1] if len(args) > 1 else kwargs.get("model_size_or_path")
+    models.learn(args[0], _Model(path if isinstance(path, str) else None, _device(args[0])))
 
 
 def _device(model: Any) -> str | None:
@@ -98,27 +110,28 @@ class _Working:
     The user's time between two segments is none of the model's.
     """
 
-    __slots__ = ("__name__", "__qualname__", "_generator", "_inference", "_work_ns")
+    __slots__ = ("__name__", "__qualname__", "_inference", "_send", "_throw")
 
     def __init__(self, generator: Any, inference: Inference) -> None:
-        self._generator = generator
+        self._send = generator.send
+        self._throw = generator.throw
         self._inference = inference
-        self._work_ns = perf_counter_ns() - inference.start_ns
+        inference.work_ns = perf_counter_ns() - inference.start_ns
         self.__name__ = generator.__name__
         self.__qualname__ = generator.__qualname__
 
     def send(self, value: Any) -> Any:
         """One step of the generator."""
-        return self._step(self._generator.send, value)
+        start_ns = perf_counter_ns()
+        try:
+            return self._send(value)
+        finally:
+            self._inference.work_ns += perf_counter_ns() - start_ns  # type: ignore[operator]
 
     def throw(self, error: BaseException) -> Any:
         """One step that begins with an exception."""
-        return self._step(self._generator.throw, error)
-
-    def _step(self, step: Any, argument: Any) -> Any:
         start_ns = perf_counter_ns()
         try:
-            return step(argument)
+            return self._throw(error)
         finally:
-            self._work_ns += perf_counter_ns() - start_ns
-            self._inference.work_ns = self._work_ns
+            self._inference.work_ns += perf_counter_ns() - start_ns  # type: ignore[operator]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -10,6 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+
+class _Row(weakref.ref[Any]):
+    """What is known of an object, on the reference that tells when the object goes."""
+
+    __slots__ = ("key", "value")
+    key: int
+    value: Any
 
 
 class Known(Generic[T]):
@@ -22,34 +29,37 @@ class Known(Generic[T]):
     """
 
     def __init__(self, on_death: Callable[[T], None] | None = None) -> None:
-        self._rows: dict[int, tuple[weakref.ref[Any], T]] = {}
+        self._rows: dict[int, _Row] = {}
         self._on_death = on_death
 
     def learn(self, about: Any, value: T) -> T:
         """Know ``value`` of an object from now on, and return it."""
-        key = id(about)
-        self._rows[key] = (weakref.ref(about, functools.partial(self._died, key)), value)
+        row = _Row(about, self._forget)
+        row.key = key = id(about)
+        row.value = value
+        self._rows[key] = row
         return value
 
     def of(self, about: Any) -> T | None:
         """What is known of an object."""
         row = self._rows.get(id(about))
         # Another object may have the address of one that is just being collected.
-        return row[1] if row is not None and row[0]() is about else None
+        return row.value if row is not None and row() is about else None
 
     def values(self) -> list[T]:
         """What is known, of all objects that live."""
-        return [value for reference, value in list(self._rows.values()) if reference() is not None]
+        return [row.value for row in list(self._rows.values()) if row() is not None]
 
     def take(self, about: Any) -> T | None:
         """What is known of an object, and is not any more. Of several threads one gets it."""
         value = self.of(about)
         return value if value is not None and self._rows.pop(id(about), None) is not None else None
 
-    def _died(self, key: int, gone: weakref.ref[Any]) -> None:
-        row = self._rows.get(key)
-        if row is None or row[0] is not gone:
+    def _forget(self, gone: weakref.ref[Any]) -> None:
+        row: Any = gone
+        # Another object may be known under the same address by now.
+        if self._rows.get(row.key) is not gone:
             return
-        self._rows.pop(key, None)
+        self._rows.pop(row.key, None)
         if self._on_death is not None:
-            self._on_death(row[1])
+            self._on_death(row.value)

@@ -113,7 +113,8 @@ class _Request:
 
     def end(self) -> None:
         """Cancel the request, where it has not ended: a cancelled task is told of by nothing else."""
-        self._inference.cancel()
+        if not self._inference.end_ns:
+            self._inference.cancel()
 
     def abandon(self) -> None:
         """Cancel the request, from a finaliser."""
@@ -139,7 +140,7 @@ class _Requests:
 
     def _start(self, engine: Any, operation: str) -> Inference | None:
         series = self._recorder.series(FRAMEWORK, operation, engine.model_name)
-        inference = self._recorder.start(series, Layer.GENERATE)
+        inference = self._recorder.start(series, Layer.GENERATE, late=True)
         if inference is not None:
             inference.batch_size = 1
             device = getattr(engine.backend_config, "device_type", None)

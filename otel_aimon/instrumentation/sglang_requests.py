@@ -337,7 +337,7 @@ class Requests:
             if not adapted:
                 ledger.series[call.operation] = series
         layer = Layer.GENERATE if call.generative else Layer.MODEL
-        inference = self.recorder.start(series, layer, parent, since=call.start, span=span)
+        inference = self.recorder.start(series, layer, parent, since=call.start, span=span, late=True)
         if inference is None:
             return None
         inference.batch_size = 1

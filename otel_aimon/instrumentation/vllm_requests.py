@@ -237,10 +237,10 @@ class Ledger:
         if (
             self.traces_itself
             and inference is not None
-            and inference.span is None
+            and inference.parent is None
             and entry.parent is not None
         ):
-            self.recorder.start_span(inference, entry.parent)
+            self.recorder.give_late_span(inference, entry.parent)
 
     def __del__(self) -> None:
         for entry, _ in self.sequences.values():
@@ -304,7 +304,7 @@ class Requests:
         series = self.recorder.series(FRAMEWORK, operation, model_name(config, lora))
         ledger = self.ledger(engine.output_processor)
         layer = Layer.GENERATE if generative else Layer.MODEL
-        inference = self.recorder.start(series, layer, parent, span=not ledger.traces_itself)
+        inference = self.recorder.start(series, layer, parent, span=not ledger.traces_itself, late=True)
         if inference is None:
             return None
         inference.batch_size = 1

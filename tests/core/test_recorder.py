@@ -15,6 +15,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracer, SpanKind, get_current_span
 
+from otel_aimon.core.inference import Inference
 from otel_aimon.core.layers import MAX_STAGES, Layer
 from otel_aimon.core.recorder import Recorder, running_in
 from tests.core.conftest import Bench, make_bench
@@ -172,6 +173,42 @@ class TestSampling:
         assert bench.spans() == []
 
 
+class TestLateSpans:
+    def start(self, bench: Bench, model: str = "m", layer: Layer = Layer.GENERATE) -> Inference:
+        inference = bench.recorder.start(bench.recorder.series("fw", "chat", model), layer, late=True)
+        assert inference is not None
+        return inference
+
+    def test_a_span_made_with_the_end_is_like_one_made_with_the_start(self, bench: Bench) -> None:
+        with bench.provider.get_tracer("user").start_as_current_span("http") as around:
+            late, usual = self.start(bench), bench.start("m", Layer.GENERATE)
+        assert late.span is None
+        late.end()
+        usual.end()
+        _, first, second = bench.spans()
+        assert first.parent == second.parent == around.get_span_context()
+        assert (first.name, first.kind, first.attributes) == (second.name, second.kind, second.attributes)
+        assert (first.start_time, first.end_time) == (
+            late.start_unix_ns, late.start_unix_ns + late.end_ns - late.start_ns,
+        )  # fmt: skip
+
+    def test_the_callers_span_stays_current_inside(self, bench: Bench) -> None:
+        with bench.provider.get_tracer("user").start_as_current_span("http") as around:
+            late = self.start(bench)
+            assert get_current_span(late.context) is around
+            late.end()
+
+    def test_a_late_stage(self, bench: Bench) -> None:
+        request = bench.start("m", Layer.REQUEST)
+        assert request.context is not None
+        token = attach(request.context)
+        self.start(bench, "stage", Layer.MODEL).end()
+        detach(token)
+        request.end()
+        stage, whole = bench.spans()
+        assert (stage.name, stage.parent) == ("chat stage", whole.context)
+
+
 class TestSeries:
     def test_one_for_each_framework_operation_and_model(self, bench: Bench) -> None:
         series = bench.recorder.series
@@ -195,7 +232,7 @@ class TestSeries:
         }
         assert series.span_name == "text_completion m"
         assert series.generative
-        assert series.start_attributes == {**model, **gen_ai}
+        assert (series.start_attributes, series.end_attributes) == (gen_ai, model)
         assert series.attributes == series.with_error(None) == model
         assert series.gen_ai_attributes == series.gen_ai_with_error(None) == gen_ai
         assert series.with_error("E") == {**model, "error.type": "E"}
@@ -209,6 +246,7 @@ class TestSeries:
         assert series.span_name == "predict unknown"
         assert not series.generative
         assert series.gen_ai_attributes == {}
+        assert (series.start_attributes, series.end_attributes) == (series.attributes, {})
 
     def test_a_hundred_names_then_other(self, bench: Bench) -> None:
         names = [bench.recorder.series("fw", "chat", f"m{number}").model for number in range(150)]

@@ -19,6 +19,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*treespec.*:FutureWarning"),
+    # Torch 2.6 says so when it fills an empty cache of compiled code.
+    pytest.mark.filterwarnings(
+        "ignore:Skipping serialization of skipfiles_inline_module_allowlist:UserWarning"
+    ),
 ]
 
 
