@@ -91,7 +91,7 @@ def emitted() -> Any:
             stage.chunk()
             stage.chunk()
             request.batch_size, request.queue_ns = 1, 1000
-            request.audio, request.work_ns = 2.0, 1000
+            request.audio = 2.0
             for each in (stage, request, client):
                 if outcome is None:
                     each.end()

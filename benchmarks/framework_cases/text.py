@@ -150,6 +150,18 @@ def exllamav2():
     return constant(dynamic.ExLlamaV2DynamicGenerator, "generate", lambda: generator.generate("abc", 2))
 
 
+def tensorrt_llm():
+    import sys
+
+    from tests.support import published
+
+    sys.path.insert(0, str(Path(published.__file__).parent))
+    from tensorrt_llm.llmapi import llm
+
+    model = llm.LLM("org/tiny")
+    return constant(llm.BaseLLM, "generate", lambda: model.generate([10, 11, 12], llm.SamplingParams()))
+
+
 CASES = {
     "transformers": Case("transformers", "`generate`", transformers),
     "transformers, pipeline": Case("transformers", "a pipeline", transformers_pipeline),
@@ -159,6 +171,7 @@ CASES = {
     "onnxruntime_genai": Case("onnxruntime_genai", "a turn of one token", onnxruntime_genai),
     "mlx_lm": Case("mlx_lm", "`generate` of one token", mlx_lm),
     "exllamav2": Case("exllamav2", "`ExLlamaV2DynamicGenerator.generate`", exllamav2),
+    "tensorrt_llm": Case("tensorrt_llm", "`LLM.generate`", tensorrt_llm, "tests.support.published"),
     "llama_cpp": Case("llama_cpp", "`create_completion`", llama_cpp),
     "optimum": Case("optimum", "a model", optimum, "optimum.onnxruntime"),
 }

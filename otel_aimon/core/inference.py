@@ -60,8 +60,7 @@ class Inference:
         finish_reasons: Why generation stopped, one per sequence.
         queue_ns: Nanoseconds in the framework's own queue.
         audio: Seconds of sound that the request is about.
-        work_ns: Nanoseconds in which the framework worked on the sound, without the time that a lazy result
-            lay with its user.
+        rest_ns: Nanoseconds in which a lazy result lay with its user and the framework rested.
         details: Further attributes of the span, which only some frameworks know.
         error_type: Class of the error, or ``cancelled``; None for success.
         stages: Stages recorded so far.
@@ -97,6 +96,7 @@ class Inference:
         "queue_ns",
         "recorded",
         "recorder",
+        "rest_ns",
         "series",
         "span",
         "stages",
@@ -105,7 +105,6 @@ class Inference:
         "steps",
         "unknown",
         "watch",
-        "work_ns",
     )
 
     def __init__(
@@ -140,7 +139,7 @@ class Inference:
         self.finish_reasons: tuple[str, ...] | None = None
         self.queue_ns: int | None = None
         self.audio: float | None = None
-        self.work_ns: int | None = None
+        self.rest_ns = 0
         self.details: dict[str, Any] | None = None
         self.error_type: str | None = None
         self.stages = 0
@@ -158,6 +157,14 @@ class Inference:
         self.last_ns = now
         owner = self.owner
         (self if owner is None else owner).series.progress_ns = now
+
+    def rest(self) -> None:
+        """Note that the framework rests from now on, until :meth:`resume`."""
+        self.rest_ns -= perf_counter_ns()
+
+    def resume(self) -> None:
+        """Note that the framework works again."""
+        self.rest_ns += perf_counter_ns()
 
     def add_input_tokens(self, tokens: int | None) -> None:
         """Count the tokens of one batch of the request; None makes the whole sum unknown."""
@@ -314,9 +321,10 @@ class Inference:
     @property
     def audio_speed(self) -> float | None:
         """Seconds of sound per second of work, the inverse real-time factor; None unless all sound is done."""
-        if self.audio is None or not self.work_ns or self.error_type is not None:
+        if self.audio is None or self.error_type is not None:
             return None
-        return self.audio * 1e9 / self.work_ns
+        work_ns = self.end_ns - self.start_ns - self.rest_ns
+        return self.audio * 1e9 / work_ns if work_ns > 0 else None
 
     @property
     def time_to_first_token(self) -> float | None:
@@ -370,7 +378,8 @@ class Inference:
         is told all the same. The recorder keeps the weak reference: in a reference cycle it would be
         garbage together with the stream, and would never be told.
         """
-        self.watch = self.recorder.watches[id(self)] = weakref.ref(stream, lambda _: self.abandon())
+        watch = self.watch = self.recorder.watches[id(self)] = _Watch(stream, _abandon)
+        watch.inference = self
 
     def _add(self, name: str, value: Any) -> None:
         sum_ = value if (known := getattr(self, name)) is None else known + value
@@ -382,3 +391,14 @@ class Inference:
     def _forget(self, name: str) -> None:
         self.unknown |= {name}
         setattr(self, name, None)
+
+
+class _Watch(weakref.ref[Any]):
+    """Tells when the stream that carries an inference is garbage."""
+
+    __slots__ = ("inference",)
+    inference: Inference
+
+
+def _abandon(watch: weakref.ref[Any]) -> None:
+    watch.inference.abandon()  # type: ignore[attr-defined]

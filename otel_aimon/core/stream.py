@@ -67,7 +67,9 @@ def observed_generator_call(
     return functools.wraps(original)(_steps_of(original, begin, on_item, chunks=chunks))  # type: ignore[return-value]
 
 
-def _steps_of(original: Any, begin: Begin, on_item: OnItem | None, *, chunks: bool) -> Any:
+def _steps_of(
+    original: Any, begin: Begin, on_item: OnItem | None, *, chunks: bool, rests: bool = False
+) -> Any:
     # What is made for one generator alone is not dressed up as the function that it comes from.
     def generate(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         generator = original(*args, **kwargs)
@@ -75,11 +77,13 @@ def _steps_of(original: Any, begin: Begin, on_item: OnItem | None, *, chunks: bo
         del args, kwargs  # The generator alone decides how long its arguments live.
         # Without an inference the steps are forwarded all the same, in whatever context is current.
         context: Any = None if inference is None else inference.context
-        _carried = _Carried(inference)
+        _carried = None if inference is None or inference.watch is not None else _Carried(inference)
         step: Callable[[Any], Any] = generator.send
         argument: Any = None
         closing = False
         while True:
+            if rests and inference is not None:
+                inference.resume()
             token = None if context is None else attach(context)
             try:
                 item = step(argument)
@@ -106,6 +110,8 @@ def _steps_of(original: Any, begin: Begin, on_item: OnItem | None, *, chunks: bo
                     inference.chunk()
                 if on_item is not None:
                     read_item(on_item, inference, item)
+                if rests:
+                    inference.rest()
             closing = False
             try:
                 # The item is the user's alone as soon as they have it.
@@ -146,7 +152,7 @@ def _async_steps_of(original: Any, begin: Begin, on_item: OnItem | None, *, chun
         inference = started(begin, args, kwargs)
         del args, kwargs
         context: Any = None if inference is None else inference.context
-        _carried = _Carried(inference)
+        _carried = None if inference is None or inference.watch is not None else _Carried(inference)
         pending: Any = _first_step(generator)
         closing = False
         while True:
@@ -189,7 +195,7 @@ def _async_steps_of(original: Any, begin: Begin, on_item: OnItem | None, *, chun
 
 
 class _Carried:
-    """Lives in a generator's frame and goes with it.
+    """Lives in a generator's frame and goes with it, where nothing watches over the generator.
 
     Garbage is closed as a rule, but not when its event loop is gone, nor when it yields once more
     instead of ending.
@@ -197,12 +203,11 @@ class _Carried:
 
     __slots__ = ("_inference",)
 
-    def __init__(self, inference: Inference | None) -> None:
+    def __init__(self, inference: Inference) -> None:
         self._inference = inference
 
     def __del__(self) -> None:
-        if self._inference is not None:
-            self._inference.abandon()
+        self._inference.abandon()
 
 
 def _first_step(generator: AsyncGenerator[Any, Any]) -> Any:
@@ -229,6 +234,7 @@ def observed_generator(
     on_item: OnItem | None = None,
     *,
     chunks: bool = True,
+    rests: bool = False,
 ) -> Generator[Any, Any, Any]:
     """Go on with an inference that is running already, while ``generator`` is iterated.
 
@@ -237,9 +243,12 @@ def observed_generator(
         inference: Cancelled when the result is dropped, also before its first step.
         on_item: Reads each item.
         chunks: As in :func:`observed_generator_function`.
+        rests: The model rests while an item, or the generator itself, lies with the user: how long is added up.
     """
+    if rests:
+        inference.rest()
     result: Generator[Any, Any, Any] = _steps_of(
-        lambda: generator, lambda _args, _kwargs: inference, on_item, chunks=chunks
+        lambda: generator, lambda _args, _kwargs: inference, on_item, chunks=chunks, rests=rests
     )()
     _name_as(result, generator)
     abandon_with(result, inference)

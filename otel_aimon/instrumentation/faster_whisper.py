@@ -7,7 +7,6 @@ sound at a time. The model's calls inside belong to CTranslate2, whose instrumen
 from __future__ import annotations
 
 import functools
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_aimon.core.call import observed, quiet
@@ -94,44 +93,10 @@ def _follow(inference: Inference, result: Any) -> Any:
         return None
     segments, info = result
     inference.audio = float(info.duration)
-    working: Any = _Working(segments, inference)
-    return observed_generator(working, inference, _first_segment), info
+    return observed_generator(segments, inference, _first_segment, rests=True), info
 
 
 def _first_segment(inference: Inference, _segment: Any) -> None:
     # The window that a segment comes from may give several at once: what passes between two segments is
     # not the time that the tokens of the second took.
     inference.last_ns = inference.first_ns
-
-
-class _Working:
-    """A generator that adds up the time of its steps, in which the framework works.
-
-    The user's time between two segments is none of the model's.
-    """
-
-    __slots__ = ("__name__", "__qualname__", "_inference", "_send", "_throw")
-
-    def __init__(self, generator: Any, inference: Inference) -> None:
-        self._send = generator.send
-        self._throw = generator.throw
-        self._inference = inference
-        inference.work_ns = perf_counter_ns() - inference.start_ns
-        self.__name__ = generator.__name__
-        self.__qualname__ = generator.__qualname__
-
-    def send(self, value: Any) -> Any:
-        """One step of the generator."""
-        start_ns = perf_counter_ns()
-        try:
-            return self._send(value)
-        finally:
-            self._inference.work_ns += perf_counter_ns() - start_ns  # type: ignore[operator]
-
-    def throw(self, error: BaseException) -> Any:
-        """One step that begins with an exception."""
-        start_ns = perf_counter_ns()
-        try:
-            return self._throw(error)
-        finally:
-            self._inference.work_ns += perf_counter_ns() - start_ns  # type: ignore[operator]

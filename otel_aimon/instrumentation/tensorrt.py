@@ -71,8 +71,9 @@ class _Contexts:
             inference.device = "cuda"
             if setup.input is not None:
                 shape = context.get_tensor_shape(setup.input)
+                rows = shape[0] if len(shape) else 0
                 # A size that was not set yet is -1.
-                inference.batch_size = shape[0] if len(shape) and shape[0] > 0 else None
+                inference.batch_size = rows if rows > 0 else None
         return inference
 
     def _look(self, engine: Any) -> _Setup:

@@ -275,8 +275,8 @@ def test_sound_counts_when_all_of_it_is_worked_off(telemetry: Telemetry, error: 
     recorder = running.recorder
     inference = recorder.start(recorder.series("fw", "transcribe", "m"), Layer.PIPELINE)
     assert inference is not None
-    inference.audio, inference.work_ns = 30.0, 1_500_000_000
-    inference.end() if error is None else inference.fail_as(error)
+    inference.audio, inference.rest_ns = 30.0, 500_000_000
+    inference.end(inference.start_ns + 2_000_000_000) if error is None else inference.fail_as(error)
     points = recorded(telemetry)
     attributes = {**MODEL, "aimon.operation": "transcribe"}
     expected = {

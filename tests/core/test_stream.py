@@ -374,6 +374,28 @@ class TestGoingOn:
         assert [each.error_type for each in bench.ended()] == ["cancelled"]
         assert series.active == {}
 
+    def test_the_time_that_it_lies_with_the_user_is_rest(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = [1000]
+        monkeypatch.setattr("otel_aimon.core.inference.perf_counter_ns", lambda: now[0])
+
+        def work() -> Generator[int, None, None]:
+            for item in range(2):
+                now[0] += 10
+                yield item
+            now[0] += 10
+
+        inference = bench.start()
+        inference.start_ns = now[0]
+        generator = observed_generator(work(), inference, rests=True)
+        for _ in range(2):
+            now[0] += 100
+            next(generator)
+        now[0] += 100
+        assert list(generator) == []
+        assert (inference.end_ns - inference.start_ns, inference.rest_ns) == (330, 300)
+
     def test_after_the_inference_has_ended_it_is_a_plain_generator(self, bench: Bench) -> None:
         inference = bench.start()
         generator = observed_generator(count(2), inference)
